@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The C core of pysampler: every type and function that Python may call.
+ *
+ * The part between the two marks is cut out by ffi_build.py and read by cffi, so it holds
+ * declarations only. Rules of this seam:
+ *   - C owns nothing and keeps no state: buffers and descriptors are the caller's.
+ *   - A function returns a value >= 0, or -errno. Out-parameters come last, end in _ret.
+ *   - One call per pass or slice of a pass; several threads may call at the same time.
+ */
+#ifndef PYSAMPLER_H
+#define PYSAMPLER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* cdef: begin */
+
+/* ---- page hashes: page_hash.c ---- */
+
+/* What is computed of a page. XXH64 has seed 1 and keeps its low 32 bits, as QEMU does. */
+enum ps_hash {
+    PS_HASH_READ, /* no hash: reads every line and folds it; the floor of a pass */
+    PS_HASH_XXH64,
+    PS_HASH_XXH3,
+    PS_HASH_CRC32, /* needs ps_hasher.crc32 */
+};
+
+/* Vector instructions a kernel may use; what a machine lacks must not be asked for. */
+enum ps_simd {
+    PS_SIMD_BASE, /* SSE2 on x86-64, NEON or plain C elsewhere */
+    PS_SIMD_AVX2,
+    PS_SIMD_AVX512,
+};
+
+typedef unsigned long (*ps_crc32_fn)(unsigned long crc, const unsigned char *buf,
+                                     unsigned int len);
+
+/*
+ * Find crc32() and the version of the zlib that is installed.
+ * Returns 0, or -ENOENT when there is none. What is found stays loaded.
+ */
+int ps_find_zlib(ps_crc32_fn *crc32_ret, const char **version_ret);
+
+struct ps_hasher {
+    int hash;          /* enum ps_hash */
+    int simd;          /* enum ps_simd, at most ps_simd_best() */
+    int prefetch;      /* 1: prefetch the next page line by line while this one is hashed */
+    ps_crc32_fn crc32; /* for PS_HASH_CRC32, else NULL */
+};
+
+/* The widest enum ps_simd of this machine. */
+int ps_simd_best(void);
+
+/* ---- passes: pass.c, remote.c ---- */
+
+/*
+ * Hash the pages base + vfns[i] * page_size, i < n, in order.
+ *
+ * Returns how many pages were hashed. Fewer than n: reading page vfns[result] raised
+ * SIGBUS, as a mapping of a truncated file does; hashes_ret holds those before it.
+ * -EINVAL: an unknown hash or SIMD level.
+ *
+ * Pre: page_size is a power of two from 4096 to 65536; base is aligned to 8 and mapped up to
+ * the largest vfn.
+ */
+int64_t ps_hash_mapped(const struct ps_hasher *hasher, const void *base, size_t page_size,
+                       const uint64_t *vfns, size_t n, uint64_t *hashes_ret);
+
+/*
+ * The same for pages of another process at address + vfns[i] * page_size, copied
+ * by process_vm_readv in batches into staging (staging_pages pages, at least 1).
+ *
+ * Returns how many pages were hashed; fewer than n: page vfns[result] is not readable.
+ * -ESRCH: no such process; -EPERM: not allowed.
+ */
+int64_t ps_hash_remote(const struct ps_hasher *hasher, int pid, uint64_t address,
+                       size_t page_size, const uint64_t *vfns, size_t n, void *staging,
+                       size_t staging_pages, uint64_t *hashes_ret);
+
+/*
+ * The same for pages of a file, copied by pread() into staging (one page). For files whose holes a mapping would
+ * fill and whose extents cannot be asked for (hugetlbfs).
+ *
+ * Returns how many pages were hashed; fewer than n: page vfns[result] is past the end of file.
+ */
+int64_t ps_hash_file(const struct ps_hasher *hasher, int fd, size_t page_size,
+                     const uint64_t *vfns, size_t n, void *staging, uint64_t *hashes_ret);
+
+/* ---- which pages can be read without changing anything: residency.c ---- */
+
+enum ps_page_state {
+    PS_PAGE_PRESENT, /* reading it brings in nothing */
+    PS_PAGE_HOLE,    /* never written: reads as zeros, must not be read */
+    PS_PAGE_SWAPPED, /* has content, but reading it would swap it in */
+};
+
+/*
+ * States of the pages vfns[order[i]], i < n, of a file, by SEEK_DATA and SEEK_HOLE. order
+ * sorts vfns by rising vfn. fd's file offset is moved.
+ * Returns 0, or -errno of lseek().
+ */
+int ps_states_of_file(int fd, size_t page_size, const uint64_t *vfns, const uint32_t *order,
+                      size_t n, uint8_t *states_ret);
+
+/*
+ * States of pages of private memory at address + vfns[i] * page_size, by /proc/PID/pagemap,
+ * open as fd.
+ * Returns 0 or -errno of pread().
+ */
+int ps_states_of_process(int fd, uint64_t address, size_t page_size, const uint64_t *vfns,
+                         size_t n, uint8_t *states_ret);
+
+/* cdef: end */
+
+#endif

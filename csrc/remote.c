@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/* Pages that are not mapped here: another process's by process_vm_readv, a file's by pread. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "page_hash.h"
+
+/* Beyond some 16 pages a longer batch gains nothing, and staging should stay in the L2 cache. */
+enum { BATCH_MAX = 64 };
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+int64_t ps_hash_remote(const struct ps_hasher *hasher, int pid, uint64_t address,
+                       size_t page_size, const uint64_t *vfns, size_t n, void *staging,
+                       size_t staging_pages, uint64_t *hashes_ret)
+{
+    const ps_kernel kernel = ps_kernel_of(hasher);
+    const size_t batch_pages = smaller(staging_pages, BATCH_MAX);
+    uint8_t *const bytes = staging;
+    struct iovec remote[BATCH_MAX];
+    size_t done = 0;
+
+    if (!kernel)
+        return -EINVAL;
+    while (done < n) {
+        const size_t batch = smaller(batch_pages, n - done);
+        for (size_t i = 0; i < batch; i++) {
+            remote[i].iov_base = (void *)(uintptr_t)(address + vfns[done + i] * page_size);
+            remote[i].iov_len = page_size;
+        }
+        const struct iovec local = {bytes, batch * page_size};
+        const ssize_t got = process_vm_readv(pid, &local, 1, remote, batch, 0);
+        if (got < 0 && errno != EFAULT)
+            return -errno;
+        const size_t pages = got < 0 ? 0 : (size_t)got / page_size;
+        for (size_t i = 0; i < pages; i++)
+            hashes_ret[done + i] = kernel(hasher, bytes + i * page_size, page_size, NULL);
+        done += pages;
+        if (pages < batch)
+            return (int64_t)done;
+    }
+    return (int64_t)n;
+}
+
+int64_t ps_hash_file(const struct ps_hasher *hasher, int fd, size_t page_size,
+                     const uint64_t *vfns, size_t n, void *staging, uint64_t *hashes_ret)
+{
+    const ps_kernel kernel = ps_kernel_of(hasher);
+
+    if (!kernel)
+        return -EINVAL;
+    for (size_t i = 0; i < n; i++) {
+        const ssize_t got = pread(fd, staging, page_size, (off_t)(vfns[i] * page_size));
+        if (got < 0)
+            return -errno;
+        if ((size_t)got < page_size)
+            return (int64_t)i;
+        hashes_ret[i] = kernel(hasher, staging, page_size, NULL);
+    }
+    return (int64_t)n;
+}

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: MIT
+"""``python -m pysampler``."""
+
+import sys
+
+from pysampler.cli import main
+
+sys.exit(main())

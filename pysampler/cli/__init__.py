@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""The command line: one module per verb, each with ``add_arguments`` and ``run``.
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 an interrupted measurement.
+Data goes to stdout; everything for people goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+import pysampler
+from pysampler.errors import PysamplerError
+
+# verb -> one line for `pysampler --help`; the module pysampler.cli.<verb> is imported only when asked for.
+VERBS: dict[str, str] = {}
+
+
+def build_parser(verbs: tuple[str, ...] = tuple(VERBS)) -> argparse.ArgumentParser:
+    """Return the parser with the arguments of the given verbs."""
+    parser = argparse.ArgumentParser(prog="pysampler", description=pysampler.__doc__)
+    parser.add_argument("--version", action="version", version=f"pysampler {pysampler.__version__}")
+    commands = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+    for verb, summary in VERBS.items():
+        command = commands.add_parser(verb, help=summary, description=summary)
+        command.add_argument(
+            "--debug", action="store_true", help="show a traceback when something fails"
+        )
+        if verb in verbs:
+            importlib.import_module(f"pysampler.cli.{verb}").add_arguments(command)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    # Only the verb's own module is imported: `pysampler blocks` must not wait for scipy.
+    verb = tuple(word for word in words[:1] if word in VERBS)
+    args = build_parser(verb).parse_args(words)
+    try:
+        code: int = importlib.import_module(f"pysampler.cli.{args.verb}").run(args)
+    except PysamplerError as error:
+        if args.debug:
+            raise
+        print(f"pysampler {args.verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our stdout went away; do not let the interpreter's exit complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print(f"pysampler {args.verb}: interrupted", file=sys.stderr)
+        return 130
+    return code

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: MIT
+"""The C core, one thin typed function per C function; the only module that says ``lib.ps_``."""
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pysampler._native import ffi, lib
+from pysampler.errors import MissingFeatureError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    VfnArray = NDArray[np.uint64]
+    HashArray = NDArray[np.uint64]
+    StateArray = NDArray[np.uint8]
+
+
+class Hash(enum.IntEnum):
+    """What is computed of a page."""
+
+    READ = lib.PS_HASH_READ
+    XXH64 = lib.PS_HASH_XXH64
+    XXH3 = lib.PS_HASH_XXH3
+    CRC32 = lib.PS_HASH_CRC32
+
+
+class Simd(enum.IntEnum):
+    """Vector instructions a kernel may use."""
+
+    BASE = lib.PS_SIMD_BASE
+    AVX2 = lib.PS_SIMD_AVX2
+    AVX512 = lib.PS_SIMD_AVX512
+
+
+class PageState(enum.IntEnum):
+    """Whether a page can be read without changing anything."""
+
+    PRESENT = lib.PS_PAGE_PRESENT
+    HOLE = lib.PS_PAGE_HOLE
+    SWAPPED = lib.PS_PAGE_SWAPPED
+
+
+def simd_best() -> Simd:
+    """Return the widest vector instructions of this machine."""
+    return Simd(lib.ps_simd_best())
+
+
+@cache
+def _zlib() -> tuple[Any, str]:
+    """Return the address of the installed zlib's crc32() and zlib's version."""
+    crc32, version = ffi.new("ps_crc32_fn *"), ffi.new("const char **")
+    if lib.ps_find_zlib(crc32, version) < 0:
+        raise MissingFeatureError("crc32 needs the zlib library, libz.so.1; install zlib1g")
+    return crc32[0], ffi.string(version[0]).decode("ascii")
+
+
+def zlib_version() -> str:
+    """Return the version of the zlib that computes CRC-32.
+
+    Raises:
+        MissingFeatureError: there is none.
+    """
+    return _zlib()[1]
+
+
+@dataclass(frozen=True)
+class Hasher:
+    """A page hash with its kernel chosen.
+
+    Args:
+        hash: which hash.
+        simd: vector instructions to use; None for the widest of this machine.
+        prefetch: prefetch the next page line by line while this one is hashed.
+    """
+
+    hash: Hash
+    simd: Simd | None = None
+    prefetch: bool = True
+
+    def struct(self) -> Any:
+        """Return a new C struct ps_hasher; it must live as long as the call that uses it."""
+        simd = simd_best() if self.simd is None else self.simd
+        if simd > simd_best():
+            raise MissingFeatureError(f"this machine has no {simd.name}")
+        crc32 = _zlib()[0] if self.hash is Hash.CRC32 else ffi.NULL
+        return ffi.new("struct ps_hasher *", (self.hash, simd, self.prefetch, crc32))
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result), what)
+    return result
+
+
+def _u64(array: NDArray[np.uint64], what: str) -> Any:
+    if array.dtype != np.uint64 or not array.flags.c_contiguous:
+        raise TypeError(f"{what} must be a contiguous array of uint64")
+    return ffi.from_buffer("uint64_t[]", array, require_writable=array.flags.writeable)
+
+
+def hash_mapped(
+    hasher: Hasher, base: Any, page_size: int, vfns: VfnArray, hashes: HashArray
+) -> int:
+    """Hash pages of memory mapped here; see ps_hash_mapped.
+
+    Args:
+        hasher: the page hash.
+        base: a buffer of whole pages that covers every vfn.
+        page_size: bytes, a power of two from 4096 to 65536.
+        vfns: page numbers in ``base``, in the order in which they are hashed.
+        hashes: takes the hashes; same length.
+
+    Returns:
+        How many pages were hashed; fewer than all when the next one raised SIGBUS.
+    """
+    memory = ffi.from_buffer(base)
+    if len(vfns) and (int(vfns.max()) + 1) * page_size > len(memory):
+        raise IndexError("a vfn lies past the end of the buffer")
+    _same_length(vfns, hashes)
+    result = lib.ps_hash_mapped(
+        hasher.struct(), memory, page_size, _u64(vfns, "vfns"), len(vfns), _u64(hashes, "hashes")
+    )
+    return _check(result, "ps_hash_mapped")
+
+
+def hash_remote(
+    hasher: Hasher,
+    pid: int,
+    address: int,
+    page_size: int,
+    vfns: VfnArray,
+    staging: Any,
+    hashes: HashArray,
+) -> int:
+    """Hash pages of another process, copied through ``staging``; see ps_hash_remote.
+
+    Returns:
+        How many pages were hashed; fewer than all when the next one is not readable.
+
+    Raises:
+        ProcessLookupError: the process is gone.
+        PermissionError: it may not be read.
+    """
+    _same_length(vfns, hashes)
+    copy = ffi.from_buffer(staging, require_writable=True)
+    if len(copy) < page_size:
+        raise ValueError("staging must hold a page")
+    result = lib.ps_hash_remote(
+        hasher.struct(),
+        pid,
+        address,
+        page_size,
+        _u64(vfns, "vfns"),
+        len(vfns),
+        copy,
+        len(copy) // page_size,
+        _u64(hashes, "hashes"),
+    )
+    return _check(result, f"process {pid}")
+
+
+def hash_file(
+    hasher: Hasher, fd: int, page_size: int, vfns: VfnArray, staging: Any, hashes: HashArray
+) -> int:
+    """Hash pages of a file, copied through ``staging`` by pread(); see ps_hash_file.
+
+    Returns:
+        How many pages were hashed; fewer than all when the next one is past the end.
+    """
+    _same_length(vfns, hashes)
+    copy = ffi.from_buffer(staging, require_writable=True)
+    if len(copy) < page_size:
+        raise ValueError("staging must hold a page")
+    result = lib.ps_hash_file(
+        hasher.struct(),
+        fd,
+        page_size,
+        _u64(vfns, "vfns"),
+        len(vfns),
+        copy,
+        _u64(hashes, "hashes"),
+    )
+    return _check(result, "ps_hash_file")
+
+
+def states_of_file(
+    fd: int, page_size: int, vfns: VfnArray, order: NDArray[np.uint32]
+) -> StateArray:
+    """Return the PageState of pages of a file; ``order`` sorts ``vfns``. Moves fd's offset."""
+    states = np.empty(len(vfns), dtype=np.uint8)
+    _check(
+        lib.ps_states_of_file(
+            fd,
+            page_size,
+            _u64(vfns, "vfns"),
+            ffi.from_buffer("uint32_t[]", order),
+            len(vfns),
+            ffi.from_buffer("uint8_t[]", states),
+        ),
+        "SEEK_DATA",
+    )
+    return states
+
+
+def states_of_process(fd: int, address: int, page_size: int, vfns: VfnArray) -> StateArray:
+    """Return the PageState of pages of a process whose /proc/PID/pagemap is open as ``fd``."""
+    states = np.empty(len(vfns), dtype=np.uint8)
+    _check(
+        lib.ps_states_of_process(
+            fd,
+            address,
+            page_size,
+            _u64(vfns, "vfns"),
+            len(vfns),
+            ffi.from_buffer("uint8_t[]", states),
+        ),
+        "pagemap",
+    )
+    return states
+
+
+def _same_length(vfns: VfnArray, hashes: HashArray) -> None:
+    if len(vfns) != len(hashes):
+        raise ValueError(f"{len(hashes)} hashes for {len(vfns)} vfns")

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""What can go wrong, as a tree.
+
+PysamplerError                    everything below; exit code 1 unless said otherwise
+├── UsageError                    an argument out of range (exit code 2; also a ValueError)
+├── SourceError                   what was named cannot be sampled: no such process, an empty file
+│   └── AccessError               it could, with other rights; the message names the cure
+├── FormatError                   text that is not a vector; the message names the key
+├── MissingFeatureError           a kernel feature or an optional package is not there
+├── FaultError                    a RAMBlock vanished while it was read
+└── MeasurementInterruptedError   a measurement ended early and carries what it has (exit code 3)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pysampler.measurement import Measurement
+
+
+class PysamplerError(Exception):
+    """Base of all errors that pysampler raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(PysamplerError, ValueError):
+    """An argument is out of range, of a wrong type or not a number."""
+
+    exit_code = 2
+
+
+class SourceError(PysamplerError):
+    """The named process, file or block cannot be sampled."""
+
+
+class AccessError(SourceError):
+    """The source exists, but this process may not read it."""
+
+
+class FormatError(PysamplerError):
+    """A text is not a vector."""
+
+
+class MissingFeatureError(PysamplerError):
+    """This machine lacks a kernel feature, a library or an optional package."""
+
+
+class FaultError(PysamplerError):
+    """Memory of a RAMBlock went away while it was sampled.
+
+    Attributes:
+        idstr: the RAMBlock.
+        vfn: the page that could not be read, or None when the whole block is gone.
+    """
+
+    def __init__(self, message: str, *, idstr: str, vfn: int | None = None) -> None:
+        super().__init__(message)
+        self.idstr = idstr
+        self.vfn = vfn
+
+
+class MeasurementInterruptedError(PysamplerError):
+    """A measurement ended before its last period.
+
+    Attributes:
+        measurement: the periods measured so far, status ``measuring``; None when
+            not even the baseline pass was complete.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, measurement: Measurement | None) -> None:
+        super().__init__(message)
+        self.measurement = measurement

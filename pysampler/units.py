@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""Units: the only module that knows how many bytes a GiB or a gigabit is."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal
+
+from pysampler.errors import UsageError
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+CalcTimeUnit = Literal["second", "millisecond"]
+
+_SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)?", re.ASCII)
+_DURATION_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000}
+
+
+def parse_size(text: str, what: str = "size") -> int:
+    """Return the bytes of ``4096``, ``16M``, ``4G`` or ``4GiB``; factors are powers of 1024.
+
+    Raises:
+        UsageError: ``text`` is none of these.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{what}: {text!r} is not a size; write bytes, or 16M, 4G")
+    digits, prefix = match.groups()
+    if len(digits) > 20:
+        raise UsageError(f"{what}: {text[:24]}... is more memory than there is")
+    return int(digits) << (10 * "KMGT".index(prefix.upper()) + 10 if prefix else 0)
+
+
+def parse_duration_ms(text: str, what: str = "duration") -> tuple[int, CalcTimeUnit]:
+    """Return whole milliseconds of ``60s``, ``500ms``, ``2m`` or ``1.5`` (seconds).
+
+    The second value is the unit of QMP's ``calc-time-unit`` that says the duration
+    without loss: ``second`` when it was written in seconds and is a whole number of them.
+
+    Raises:
+        UsageError: ``text`` is not a duration.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or len(text) > 24:
+        raise UsageError(f"{what}: {text[:24]!r} is not a duration; write 60s, 500ms or 2m")
+    number, suffix = match.groups()
+    ms = round(float(number) * _DURATION_MS[suffix or "s"])
+    return ms, "millisecond" if suffix == "ms" or ms % 1000 else "second"
+
+
+def format_size(n_bytes: float) -> str:
+    """Return bytes as people read them: ``16 MiB``, ``1.5 GiB``."""
+    for exponent, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if n_bytes >= 1 << exponent:
+            value = n_bytes / (1 << exponent)
+            return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds as people read them: ``1.25 s``, ``13.5 ms``, ``180 ns``."""
+    if not math.isfinite(seconds):
+        return str(seconds)
+    for factor, unit in ((1, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if abs(seconds) >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
