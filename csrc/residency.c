@@ -4,6 +4,8 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdbool.h>
+#include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "pysampler.h"
@@ -40,6 +42,33 @@ int ps_states_of_file(int fd, size_t page_size, const uint64_t *vfns, const uint
         }
         states_ret[order[i]] = at < data ? PS_PAGE_HOLE : PS_PAGE_PRESENT;
     }
+    return 0;
+}
+
+int ps_mark_swapped(const void *base, size_t page_size, const uint64_t *vfns, size_t n,
+                    uint8_t *states)
+{
+    enum { HOST_PAGES_MAX = 65536 / 4096 };
+    unsigned char resident[HOST_PAGES_MAX];
+
+    for (size_t i = 0; i < n; i++) {
+        if (states[i] != PS_PAGE_PRESENT)
+            continue;
+        void *page = (uint8_t *)(uintptr_t)base + vfns[i] * page_size;
+        if (mincore(page, page_size, resident) < 0)
+            return -errno;
+        if (!(resident[0] & 1))
+            states[i] = PS_PAGE_SWAPPED;
+    }
+    return 0;
+}
+
+int ps_file_system(int fd, int64_t *magic_ret)
+{
+    struct statfs fs;
+    if (fstatfs(fd, &fs) < 0)
+        return -errno;
+    *magic_ret = (int64_t)fs.f_type;
     return 0;
 }
 

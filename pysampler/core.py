@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     StateArray = NDArray[np.uint8]
 
 
+# linux/magic.h
+TMPFS_MAGIC = 0x01021994
+HUGETLBFS_MAGIC = 0x958458F6
+
+
 class Hash(enum.IntEnum):
     """What is computed of a page."""
 
@@ -121,8 +126,7 @@ def hash_mapped(
         How many pages were hashed; fewer than all when the next one raised SIGBUS.
     """
     memory = ffi.from_buffer(base)
-    if len(vfns) and (int(vfns.max()) + 1) * page_size > len(memory):
-        raise IndexError("a vfn lies past the end of the buffer")
+    _check_range(memory, page_size, vfns)
     _same_length(vfns, hashes)
     result = lib.ps_hash_mapped(
         hasher.struct(), memory, page_size, _u64(vfns, "vfns"), len(vfns), _u64(hashes, "hashes")
@@ -224,6 +228,39 @@ def states_of_process(fd: int, address: int, page_size: int, vfns: VfnArray) -> 
         "pagemap",
     )
     return states
+
+
+def mark_swapped(base: Any, page_size: int, vfns: VfnArray, states: StateArray) -> None:
+    """Turn PRESENT into SWAPPED for pages of a mapped tmpfs file that are not in memory."""
+    memory = ffi.from_buffer(base)
+    _check_range(memory, page_size, vfns)
+    _check(
+        lib.ps_mark_swapped(
+            memory,
+            page_size,
+            _u64(vfns, "vfns"),
+            len(vfns),
+            ffi.from_buffer("uint8_t[]", states, require_writable=True),
+        ),
+        "mincore",
+    )
+
+
+def file_system(fd: int) -> int:
+    """Return the magic number of the file system that holds ``fd``."""
+    magic = ffi.new("int64_t *")
+    _check(lib.ps_file_system(fd, magic), "fstatfs")
+    return int(magic[0])
+
+
+def address_of(buffer: Any) -> int:
+    """Return the address of a buffer's first byte."""
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(buffer)))
+
+
+def _check_range(memory: Any, page_size: int, vfns: VfnArray) -> None:
+    if len(vfns) and (int(vfns.max()) + 1) * page_size > len(memory):
+        raise IndexError("a vfn lies past the end of the buffer")
 
 
 def _same_length(vfns: VfnArray, hashes: HashArray) -> None:

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ def test_a_short_calc_time_is_the_only_period(calc_time):
 @given(st.integers(50, 10_000_000))
 def test_periods_rise_strictly_and_end_at_calc_time(calc_time):
     periods = periods_ms(calc_time)
-    assert all(a < b for a, b in zip(periods, periods[1:], strict=False))
+    assert all(a < b for a, b in pairwise(periods))
     assert periods[-1] == calc_time
 
 

@@ -15,8 +15,12 @@ import sys
 import pysampler
 from pysampler.errors import PysamplerError
 
-# verb -> one line for `pysampler --help`; the module pysampler.cli.<verb> is imported only when asked for.
-VERBS: dict[str, str] = {}
+# verb -> one line for --help; the verb's module is pysampler.cli.<verb>.
+VERBS: dict[str, str] = {
+    "sample": "sample memory and print its dirty-page vector as JSON",
+    "blocks": "list the RAMBlocks that would be sampled, and how each would be read",
+    "doctor": "say what works on this machine, and for what does not, why and the cure",
+}
 
 
 def build_parser(verbs: tuple[str, ...] = tuple(VERBS)) -> argparse.ArgumentParser:

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""``pysampler blocks``: what would be sampled, and how it would be read."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pysampler.cli.source_arguments import add_source_arguments, blocks_of
+from pysampler.errors import SourceError
+from pysampler.ramblock import MIN_USED_LENGTH, FileMemory, ProcessMemory, RAMBlock
+from pysampler.reader import open_reader
+from pysampler.sampler import PAGE_SIZE
+from pysampler.units import format_size
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_source_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List the RAMBlocks."""
+    rows = [_row(block) for block in blocks_of(args)]
+    if args.json:
+        print(json.dumps({"blocks": rows}, indent=2))
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for heading in ("RAMBlock", "used length", "page size", "read by", "where"):
+        table.add_column(
+            heading, justify="right" if "size" in heading or "length" in heading else "left"
+        )
+    for row in rows:
+        table.add_row(
+            row["idstr"],
+            format_size(row["used-length"]),
+            format_size(row["page-size"]),
+            row["access"] or f"not: {row['why-not']}",
+            row["where"],
+        )
+    Console(soft_wrap=True, highlight=False).print(table)
+    return 0
+
+
+def _row(block: RAMBlock) -> dict[str, Any]:
+    access, why_not = None, None
+    if block.used_length < MIN_USED_LENGTH:
+        why_not = "skipped, shorter than 128 KiB"
+    else:
+        try:
+            with closing(open_reader(block, PAGE_SIZE)) as reader:
+                access = reader.access
+        except SourceError as error:
+            why_not = str(error)
+    return {
+        "idstr": block.idstr,
+        "used-length": block.used_length,
+        "page-size": block.page_size,
+        "access": access,
+        "why-not": why_not,
+        "where": _where(block),
+    }
+
+
+def _where(block: RAMBlock) -> str:
+    if isinstance(block.memory, FileMemory):
+        return f"{block.memory.path} at {block.memory.offset}"
+    if isinstance(block.memory, ProcessMemory):
+        return f"address {block.memory.address:#x}"
+    return "this process"

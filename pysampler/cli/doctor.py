@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+"""``pysampler doctor``: what works on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from pysampler.doctor import examine
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the findings."""
+    findings = list(examine())
+    if args.json:
+        print(json.dumps({"findings": [dataclasses.asdict(f) for f in findings]}, indent=2))
+        return 0
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for finding in findings:
+        mark = "[green]yes[/]" if finding.works else "[red]no[/]"
+        table.add_row(finding.name, mark, finding.detail)
+        if finding.cure:
+            table.add_row("", "", f"-> {finding.cure}")
+    Console(soft_wrap=True, highlight=False).print(table)
+    return 0

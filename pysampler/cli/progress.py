@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""What a person sees on the terminal while a measurement runs, and when it is done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pysampler.clock import MonotonicClock
+from pysampler.units import MIB, format_duration, format_size
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from typing_extensions import Self
+
+    from pysampler.measurement import Measurement
+
+_REFRESH_NS = 100_000_000
+
+# Drawing takes a few ms at most; a pass must not wait for it.
+_QUIET_NS = 30_000_000
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+class ProgressDisplay(MonotonicClock):
+    """A clock that draws the progress while it waits.
+
+    There is no thread for drawing: it would compete with the passes for the interpreter.
+
+    Args:
+        console: the terminal.
+        shown: False to draw nothing.
+    """
+
+    def __init__(self, console: Console, *, shown: bool) -> None:
+        self._live = Live(console=console, auto_refresh=False, transient=True) if shown else None
+        self._measurement: Measurement | None = None
+        self._start_ns = 0
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        self._start_ns = self.now_ns()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, measurement: Measurement) -> None:
+        """Take the vector so far; it is drawn while waiting for the next pass."""
+        self._measurement = measurement
+
+    def wait_until(self, deadline_ns: int) -> None:
+        """Draw now and then until shortly before the deadline, then sleep."""
+        if self._live is not None:
+            while deadline_ns - self.now_ns() > _REFRESH_NS + _QUIET_NS:
+                self._live.update(self._picture(deadline_ns), refresh=True)
+                super().wait_until(self.now_ns() + _REFRESH_NS)
+        super().wait_until(deadline_ns)
+
+    def _picture(self, deadline_ns: int) -> RenderableType:
+        elapsed = (self.now_ns() - self._start_ns) / 1e9
+        due = (deadline_ns - self._start_ns) / 1e9
+        if self._measurement is None:
+            return Text(f"{elapsed:5.1f} s  baseline taken, first period due at {due:.3g} s")
+        total = self._measurement.calc_time_ms / 1000
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            f"{elapsed:5.1f} of {total:g} s",
+            ProgressBar(total=total, completed=min(elapsed, total), width=40),
+            f"{len(self._measurement.periods)} periods, the next at {due:.3g} s",
+        )
+        return Group(bar, Text(f"dirty {_curve(self._measurement)}"))
+
+
+def _curve(measurement: Measurement) -> str:
+    """Return the dirty pages of each period as a row of bars, and the last one as a volume."""
+    dirty = measurement.n_dirty_pages
+    top = max(*dirty, 1)
+    bars = "".join(_BARS[min(count * len(_BARS) // top, len(_BARS) - 1)] for count in dirty)
+    last = measurement.curve().dirty_pages[-1] * measurement.page_size
+    share = dirty[-1] / measurement.n_sampled_pages
+    return f"{bars} {format_size(last)} ({share:.1%}) after {measurement.periods[-1] / 1000:g} s"
+
+
+def print_summary(console: Console, measurement: Measurement) -> None:
+    """Print what was measured, for people."""
+    curve = measurement.curve()
+    size = measurement.page_size
+    n_sampled = measurement.n_sampled_pages
+    table = Table(box=None, pad_edge=False, show_header=False)
+    memory = format_size(measurement.n_total_pages * size)
+    table.add_row("memory", f"{memory}, {n_sampled} of {measurement.n_total_pages} pages sampled")
+    zero = measurement.n_zero_pages / n_sampled
+    table.add_row("zero pages", f"{zero:.1%}")
+    table.add_row("dirty pages", _curve(measurement))
+    for which in sorted({0, len(measurement.periods) - 1}):
+        low, high = (format_size(end[which] * size) for end in (curve.low, curve.high))
+        table.add_row(
+            f"  after {measurement.periods[which] / 1000:g} s",
+            f"{format_size(curve.dirty_pages[which] * size)}  (95 %: {low} to {high})",
+        )
+    seconds = measurement.calc_time_ms / 1000
+    low, high = (end[-1] * size / MIB / seconds for end in (curve.low, curve.high))
+    table.add_row(
+        "dirty rate",
+        f"{measurement.dirty_rate} MiB/s over {seconds:g} s  (95 %: {low:.4g} to {high:.4g})",
+    )
+    slowest = max(measurement.details["passes-ns"]) / 1e9
+    table.add_row("slowest pass", format_duration(slowest))
+    console.print(table)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""``pysampler sample``: measure, and print the vector."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from pysampler.cli.output import Output
+from pysampler.cli.progress import ProgressDisplay, print_summary
+from pysampler.cli.source_arguments import add_source_arguments, blocks_of, whole_number
+from pysampler.errors import MeasurementInterruptedError, PysamplerError
+from pysampler.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
+from pysampler.quality import remarks
+from pysampler.sampler import THREADS_MAX, PageSampling, Sampler, check_calc_time
+from pysampler.units import parse_duration_ms
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_source_arguments(parser)
+    parser.add_argument(
+        "--calc-time", metavar="TIME", default="60s", help="how long: 60s, 500ms, 2m (60s)"
+    )
+    parser.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default="qemu",
+        help="; ".join(f"{p.name}: {p.summary}" for p in PROFILES.values()) + " (qemu)",
+    )
+    parser.add_argument(
+        "--sample-pages",
+        metavar="N",
+        help=f"samples per GiB, {SAMPLE_PAGES_MIN} to {SAMPLE_PAGES_MAX} ("
+        + ", ".join(f"{p.name} {p.sample_pages}" for p in PROFILES.values())
+        + ")",
+    )
+    parser.add_argument("--seed", metavar="N", help="draw the same pages again")
+    parser.add_argument("--threads", metavar="N", default="1", help="threads that read (1)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the vector here, atomically")
+    parser.add_argument("--quiet", action="store_true", help="no progress, summary or remarks")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print the vector; what could be measured is printed in any case."""
+    calc_time_ms, unit = parse_duration_ms(args.calc_time, "calc-time")
+    check_calc_time(calc_time_ms)
+    threads = whole_number(args.threads, "threads", low=1, high=THREADS_MAX)
+    sample_pages, seed = None, None
+    if args.sample_pages is not None:
+        sample_pages = whole_number(
+            args.sample_pages, "sample-pages", low=SAMPLE_PAGES_MIN, high=SAMPLE_PAGES_MAX
+        )
+    if args.seed is not None:
+        seed = whole_number(args.seed, "seed", low=0, high=(1 << 64) - 1)
+    console = Console(stderr=True, highlight=False)
+    display = ProgressDisplay(console, shown=console.is_terminal and not args.quiet)
+    failure: PysamplerError | None = None
+    with Output(args.output) as output:
+        observer = PageSampling(
+            blocks_of(args),
+            profile=PROFILES[args.profile],
+            sample_pages=sample_pages,
+            seed=seed,
+            threads=threads,
+        )
+        with Sampler(observer, calc_time_ms, unit, display) as sampler:
+            try:
+                with _sigterm_as_interrupt(), display:
+                    for so_far in sampler:
+                        display.show(so_far)
+            except MeasurementInterruptedError as error:
+                failure = error
+            except KeyboardInterrupt:
+                failure = MeasurementInterruptedError("interrupted", sampler.measurement)
+            measurement = sampler.measurement
+        if measurement is not None:
+            output.write(measurement.to_json())
+    if failure is not None:
+        n_periods = 0 if measurement is None else len(measurement.periods)
+        left = f"{n_periods} of {len(sampler.schedule)} periods were measured"
+        raise MeasurementInterruptedError(f"{failure}; {left}", measurement)
+    if measurement is not None and not args.quiet:
+        if console.is_terminal:
+            print_summary(console, measurement)
+        for line in remarks(measurement):
+            print(f"pysampler sample: warning: {line}", file=sys.stderr)
+    return 0
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end a measurement as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""The arguments that name what is sampled, common to several verbs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pysampler.errors import UsageError
+from pysampler.source import file_block, find_blocks, named_block, process_fd_block
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pysampler.ramblock import RAMBlock
+
+PID_MAX = 1 << 22  # the kernel's own limit
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --pid, --fd, --block and --file."""
+    group = parser.add_argument_group("what to sample")
+    group.add_argument("--pid", metavar="PID", help="a running QEMU, or any process")
+    group.add_argument(
+        "--fd", metavar="N", help="with --pid: only the memfd or file it holds open as descriptor N"
+    )
+    group.add_argument(
+        "--block",
+        metavar="NAME=ADDR:LENGTH",
+        action="append",
+        default=[],
+        help="with --pid: only this range of its memory; may be repeated",
+    )
+    group.add_argument(
+        "--file",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="a file, also on tmpfs or hugetlbfs; may be repeated",
+    )
+
+
+def blocks_of(args: argparse.Namespace) -> list[RAMBlock]:
+    """Return the RAMBlocks that the arguments name.
+
+    Raises:
+        UsageError: they contradict each other, or name nothing.
+        SourceError: what they name cannot be sampled.
+    """
+    if args.pid is None:
+        if args.fd is not None or args.block:
+            raise UsageError("--fd and --block need --pid")
+        if not args.file:
+            raise UsageError("name what to sample: --pid PID or --file PATH")
+        return [file_block(path) for path in args.file]
+    if args.file:
+        raise UsageError("give either --pid or --file")
+    if args.fd is not None and args.block:
+        raise UsageError("give either --fd or --block")
+    pid = whole_number(args.pid, "pid", low=1, high=PID_MAX)
+    if args.fd is not None:
+        return [process_fd_block(pid, whole_number(args.fd, "fd", low=0, high=1 << 30))]
+    if args.block:
+        return [named_block(pid, text) for text in args.block]
+    return find_blocks(pid)
+
+
+def whole_number(text: str, what: str, *, low: int, high: int) -> int:
+    """Return the integer that ``text`` says.
+
+    Raises:
+        UsageError: it is none, or out of range.
+    """
+    if not (text.isascii() and text.isdecimal()) or len(text) > 20:
+        raise UsageError(f"{what} must be a whole number (got {text[:40]!r})")
+    if not low <= int(text) <= high:
+        raise UsageError(f"{what} must be between {low} and {high} (got {text})")
+    return int(text)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT
+"""What works on this machine, found out by trying it; for what does not, why and the cure."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pysampler import core
+from pysampler.core import Hash, Hasher, Simd
+from pysampler.errors import PysamplerError
+from pysampler.reader import open_reader
+from pysampler.rights import has_cap_sys_ptrace, ptrace_scope
+from pysampler.sampler import PAGE_SIZE
+from pysampler.source import find_blocks, process_fd_block
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pysampler.ramblock import RAMBlock
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was tried.
+
+    Attributes:
+        name: what.
+        works: whether it did.
+        detail: what was seen, or why it does not work.
+        cure: what makes it work; empty where it works or nothing would.
+    """
+
+    name: str
+    works: bool
+    detail: str
+    cure: str = ""
+
+
+# A process whose memory is of both kinds: private, and a memfd.
+_SUBJECT = """
+import mmap, os, sys
+size = 16 << 20
+private = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE)
+fd = os.memfd_create("memory-backend-memfd")
+os.ftruncate(fd, size)
+private[:] = b"p" * size
+with mmap.mmap(fd, size) as shared:
+    shared[:4096] = b"s" * 4096
+print(fd, flush=True)
+sys.stdin.read()
+"""
+
+
+def examine() -> Iterator[Finding]:
+    """Yield one finding after the other; each is tried when it is asked for."""
+    yield from _sources()
+    yield _rights()
+    yield _huge_pages()
+    yield from _kernels()
+
+
+def _sources() -> Iterator[Finding]:
+    subject = subprocess.Popen(
+        [sys.executable, "-c", _SUBJECT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with subject:
+        assert subject.stdout is not None  # noqa: S101 (for the type checker: it is a pipe)
+        fd = int(subject.stdout.readline())
+        yield _try(
+            "memfd of another process",
+            lambda: _read(process_fd_block(subject.pid, fd), unchanged_blocks=True),
+        )
+        yield _try(
+            "private memory of another process",
+            lambda: _read(find_blocks(subject.pid)[0]),
+        )
+        # Leaving the `with` closes its stdin, which ends it.
+
+
+def _try(name: str, attempt: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, works=True, detail=attempt())
+    except (PysamplerError, OSError) as error:
+        what, _, cure = str(error).partition(": ")
+        return Finding(name, works=False, detail=what, cure=cure)
+
+
+def _read(block: RAMBlock, *, unchanged_blocks: bool = False) -> str:
+    """Hash all pages of a block and tell how it was read."""
+    with closing(open_reader(block, PAGE_SIZE)) as reader:
+        vfns = np.arange(block.used_length // PAGE_SIZE, dtype=np.uint64)
+        reader.begin_pass()
+        states = reader.states(vfns, vfns.astype(np.uint32), None)
+        if states is not None:
+            vfns = vfns[states == core.PageState.PRESENT]
+        hashed = reader.hash_pages(Hasher(Hash.XXH64), vfns, np.empty(len(vfns), dtype=np.uint64))
+        reader.end_pass()
+        holes = ", holes are left alone" if unchanged_blocks else ""
+        return f"{reader.access}: {hashed} pages read{holes}"
+
+
+def _rights() -> Finding:
+    name = "processes of other users"
+    if has_cap_sys_ptrace() and ptrace_scope() < 3:
+        return Finding(name, works=True, detail="CAP_SYS_PTRACE is there")
+    return Finding(
+        name,
+        works=False,
+        detail="CAP_SYS_PTRACE is missing",
+        cure="run with sudo, or give the capability to the container",
+    )
+
+
+def _huge_pages() -> Finding:
+    name = "huge pages"
+    try:
+        with open("/proc/meminfo", encoding="ascii") as meminfo:
+            total = next(int(line.split()[1]) for line in meminfo if line.startswith("HugePages_T"))
+    except (OSError, StopIteration):
+        return Finding(name, works=False, detail="this kernel has no hugetlbfs")
+    if total:
+        return Finding(name, works=True, detail=f"{total} are reserved")
+    return Finding(
+        name,
+        works=False,
+        detail="none are reserved, which matters only for guests that want them",
+        cure="sysctl vm.nr_hugepages=N",
+    )
+
+
+def _kernels() -> Iterator[Finding]:
+    page_count = 64  # 256 KiB: stays in the L2 cache, so that the kernel is measured
+    pages = np.random.default_rng(0).integers(0, 256, page_count * PAGE_SIZE, dtype=np.uint8)
+    for which in (Hash.XXH64, Hash.CRC32):
+        levels = [Simd.BASE] if which is Hash.CRC32 else list(Simd)[: core.simd_best() + 1]
+        speeds = []
+        try:
+            for simd in levels:
+                speed = _gigabytes_per_second(Hasher(which, simd), pages, page_count)
+                speeds.append(f"{simd.name} {speed:.1f}")
+        except PysamplerError as error:
+            yield Finding(f"hash {which.name}", works=False, detail=str(error))
+            continue
+        library = f" (zlib {core.zlib_version()})" if which is Hash.CRC32 else ""
+        yield Finding(
+            f"hash {which.name}", works=True, detail=f"GB/s in cache: {', '.join(speeds)}{library}"
+        )
+
+
+def _gigabytes_per_second(hasher: Hasher, pages: object, page_count: int) -> float:
+    vfns = np.arange(page_count, dtype=np.uint64)
+    hashes = np.empty_like(vfns)
+    best_ns = min(
+        _time_ns(lambda: core.hash_mapped(hasher, pages, PAGE_SIZE, vfns, hashes))
+        for _ in range(50)
+    )
+    return page_count * PAGE_SIZE / best_ns
+
+
+def _time_ns(work: Callable[[], object]) -> int:
+    begin = time.perf_counter_ns()
+    work()
+    return time.perf_counter_ns() - begin

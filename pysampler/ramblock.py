@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""RAMBlock: a named run of guest memory, and where its bytes are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pysampler.units import format_size
+
+# QEMU skips smaller RAMBlocks (MIN_RAMBLOCK_SIZE; its comment says MB, its code KiB).
+MIN_USED_LENGTH = 128 << 10
+
+
+@dataclass(frozen=True)
+class FileMemory:
+    """Bytes of a file: tmpfs, hugetlbfs, memfd or any regular one.
+
+    Attributes:
+        path: how to open it, which may be a name below /proc/PID.
+        inode: (device, inode) the path must still lead to when it is opened.
+        offset: where in the file the RAMBlock begins, in bytes.
+    """
+
+    path: str
+    inode: tuple[int, int]
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class ProcessMemory:
+    """Bytes in the address space of another process.
+
+    Attributes:
+        pid: the process.
+        address: of the first byte.
+        shared: other processes may write it too.
+    """
+
+    pid: int
+    address: int
+    shared: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class BufferMemory:
+    """Bytes of a Python buffer of this process."""
+
+    buffer: memoryview
+
+
+@dataclass(frozen=True)
+class RAMBlock:
+    """One RAMBlock.
+
+    Attributes:
+        idstr: its name, QEMU's where that is known.
+        used_length: bytes.
+        memory: where the bytes are.
+        page_size: bytes of the pages that back it: 4096, or a huge page's.
+    """
+
+    idstr: str
+    used_length: int
+    memory: FileMemory | ProcessMemory | BufferMemory
+    page_size: int = 4096
+
+    def __str__(self) -> str:
+        return f"{self.idstr} ({format_size(self.used_length)})"

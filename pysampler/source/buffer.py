@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""A Python buffer as a RAMBlock."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pysampler import core
+from pysampler.errors import SourceError, UsageError
+from pysampler.ramblock import BufferMemory, FileMemory, RAMBlock
+from pysampler.source.maps import read_maps
+from pysampler.source.process import mapped_block
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+def buffer_block(buffer: Buffer, idstr: str = "buffer") -> RAMBlock:
+    """Return any Python buffer as a RAMBlock: bytearray, mmap, numpy array, shared memory.
+
+    The whole pages of it are sampled, counted from its first byte.
+
+    Raises:
+        UsageError: it is no contiguous buffer.
+        SourceError: it has less than a page.
+    """
+    try:
+        view = memoryview(buffer).cast("B")
+    except (TypeError, BufferError) as error:
+        raise UsageError(f"cannot sample {type(buffer).__name__}: {error}") from error
+    used_length = len(view) // 4096 * 4096
+    if used_length == 0:
+        raise SourceError(f"the buffer has {len(view)} bytes, less than a page")
+    address = core.address_of(view)
+    for mapping in read_maps(os.getpid()):
+        if mapping.start <= address and address + used_length <= mapping.end and mapping.shared:
+            # The file of a shared mapping tells holes from data; the mapping itself does not.
+            block = mapped_block(os.getpid(), mapping, idstr, start=address, length=used_length)
+            if isinstance(block.memory, FileMemory):
+                return block
+    return RAMBlock(idstr, used_length, BufferMemory(view))

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT
+"""RAMBlocks in the memory of a running process."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pysampler.errors import SourceError, UsageError
+from pysampler.ramblock import MIN_USED_LENGTH, ProcessMemory, RAMBlock
+from pysampler.rights import process_error
+from pysampler.source.file import block_name, file_memory_block
+from pysampler.source.maps import Mapping, is_mapped, read_maps
+from pysampler.source.qemu import find_guest_ram, is_qemu
+from pysampler.units import MIB, format_size, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What a process of unknown kind must have mapped in one piece to be taken for guest RAM.
+MIN_FOUND_LENGTH = 16 * MIB
+
+# QEMU's name for the memfds of memory-backend-memfd. Others that want to be found use it too.
+_GUEST_MEMFD = "memory-backend-memfd"
+
+_NAMED_BLOCK = re.compile(r"([^=]+)=(0[xX][0-9a-fA-F]+|\d+):(.+)", re.ASCII)
+
+
+def find_blocks(pid: int) -> list[RAMBlock]:
+    """Find the guest RAM of a process.
+
+    In a QEMU, it is the memory that its command line names, and further blocks that look
+    like QEMU's, such as video RAM. In any other process, memfds named as QEMU's if there
+    are any, else every writable mapping of at least 16 MiB: shared, or private and anonymous.
+
+    Raises:
+        SourceError: no such process, no right to read it, or nothing found.
+    """
+    try:
+        mappings = read_maps(pid)
+        command = _command_line(pid)
+    except OSError as error:
+        raise process_error(error, pid) from error
+    found = find_guest_ram(command, mappings) if is_qemu(command) else _largest(mappings)
+    blocks = [mapped_block(pid, mapping, idstr) for idstr, mapping in found]
+    if not blocks:
+        kernel = "" if mappings else " (a kernel thread or a process that has ended has no memory)"
+        raise SourceError(
+            f"process {pid} has no guest RAM to find: no writable mapping of"
+            f" {format_size(MIN_FOUND_LENGTH)} or more{kernel}; name one with --block"
+        )
+    return _with_unique_names(blocks)
+
+
+def named_block(pid: int, text: str) -> RAMBlock:
+    """Return the RAMBlock of a process that ``NAME=ADDR:LENGTH`` names.
+
+    Raises:
+        UsageError: the text has another form.
+        SourceError: no such process, no right to read it, or not all of it is mapped.
+    """
+    match = _NAMED_BLOCK.fullmatch(text)
+    if match is None:
+        raise UsageError(f"block: {text!r} is not NAME=ADDR:LENGTH, e.g. ram=0x7f0000000000:1G")
+    idstr, digits, size = match.groups()
+    address, length = int(digits, 0), parse_size(size, f"block {idstr}")
+    if address % 4096 or length % 4096:
+        raise UsageError(f"block {idstr}: address and length must be multiples of 4096")
+    if length < MIN_USED_LENGTH:
+        raise UsageError(f"block {idstr}: a RAMBlock has at least {format_size(MIN_USED_LENGTH)}")
+    try:
+        mappings = read_maps(pid)
+    except OSError as error:
+        raise process_error(error, pid) from error
+    if not is_mapped(mappings, address, length):
+        raise SourceError(_why_not_mapped(pid, mappings, idstr, address, address + length))
+    for mapping in mappings:
+        if mapping.start <= address and address + length <= mapping.end:
+            return mapped_block(pid, mapping, idstr, start=address, length=length)
+    # It spans several mappings.
+    return RAMBlock(idstr, length, ProcessMemory(pid, address))
+
+
+def mapped_block(
+    pid: int, mapping: Mapping, idstr: str, *, start: int | None = None, length: int | None = None
+) -> RAMBlock:
+    """Return a mapping of a process, or a part of it, as a RAMBlock.
+
+    A shared mapping is read through its file where that can be opened, without a copy. Else, as
+    anything private, it is read in the process.
+    """
+    start = mapping.start if start is None else start
+    length = mapping.length if length is None else length
+    if mapping.shared:
+        for path in _paths_of(pid, mapping):
+            try:
+                status = os.stat(path)
+                if (status.st_dev, status.st_ino) != mapping.inode:
+                    continue
+                return file_memory_block(
+                    path, idstr, offset=mapping.offset + start - mapping.start, used_length=length
+                )
+            except (OSError, SourceError):
+                continue  # the next way may be open
+    return RAMBlock(idstr, length, ProcessMemory(pid, start, shared=mapping.shared))
+
+
+def _paths_of(pid: int, mapping: Mapping) -> Iterator[str]:
+    """Yield the ways to open the file of a mapping, the least privileged first."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        for fd in os.listdir(folder):
+            # What the name of a descriptor leads to ends as the mapping's name does.
+            if os.readlink(f"{folder}/{fd}") == mapping.name:
+                yield f"{folder}/{fd}"
+    except OSError:
+        pass  # the process may close descriptors meanwhile, or not let us look
+    yield f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"
+    yield mapping.name
+
+
+def _largest(mappings: list[Mapping]) -> list[tuple[str, Mapping]]:
+    """Return the mappings that are taken for guest RAM in a process that is no QEMU."""
+    candidates = [m for m in mappings if m.writable and not m.executable]
+    memfds = [m for m in candidates if m.shared and block_name(m.name).startswith(_GUEST_MEMFD)]
+    if memfds:
+        found = [m for m in memfds if m.length >= MIN_USED_LENGTH]
+    else:
+        found = [m for m in candidates if m.length >= MIN_FOUND_LENGTH and _is_memory(m)]
+    # A file that is mapped twice is one block.
+    once = {(m.inode, m.offset) if m.shared else m.start: m for m in reversed(found)}
+    return [(_idstr_of(m), m) for m in sorted(once.values(), key=lambda m: m.start)]
+
+
+def _is_memory(mapping: Mapping) -> bool:
+    if mapping.shared:  # devices' registers are no memory
+        return re.match(r"/dev/(?!shm/|zero|hugepages)", mapping.name) is None
+    return mapping.inode == (0, 0) and not mapping.name.startswith(("[stack", "[vdso", "[vvar"))
+
+
+def _idstr_of(mapping: Mapping) -> str:
+    if mapping.inode == (0, 0):
+        return f"{mapping.name.strip('[]') or 'anon'}@{mapping.start:x}"
+    name = block_name(mapping.name)
+    return name.removeprefix(f"{_GUEST_MEMFD}:") or name
+
+
+def _with_unique_names(blocks: list[RAMBlock]) -> list[RAMBlock]:
+    totals, seen = Counter(block.idstr for block in blocks), Counter[str]()
+    unique = []
+    for block in blocks:
+        seen[block.idstr] += 1
+        name = f"{block.idstr}#{seen[block.idstr]}" if totals[block.idstr] > 1 else block.idstr
+        unique.append(replace(block, idstr=name))
+    return unique
+
+
+def _why_not_mapped(pid: int, mappings: list[Mapping], idstr: str, start: int, end: int) -> str:
+    for mapping in mappings:
+        if mapping.start <= start < mapping.end:
+            return (
+                f"block {idstr}: ends at {end:#x}, past the end of its mapping at"
+                f" {mapping.end:#x}; at most {mapping.end - start} bytes are there"
+            )
+    return f"block {idstr}: process {pid} has nothing mapped at {start:#x}"
+
+
+def _command_line(pid: int) -> list[str]:
+    with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="surrogateescape") as cmdline:
+        return cmdline.read().rstrip("\0").split("\0")
