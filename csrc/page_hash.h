@@ -5,9 +5,12 @@
 
 #include "pysampler.h"
 
-/* A kernel hashes page and prefetches next meanwhile, when next is not NULL. */
+/*
+ * A kernel hashes page and prefetches ahead, a page to be hashed soon, meanwhile, when ahead is
+ * not NULL. A prefetch never faults, so ahead need not be readable.
+ */
 typedef uint64_t (*ps_kernel)(const struct ps_hasher *hasher, const uint8_t *page,
-                              size_t page_size, const uint8_t *next);
+                              size_t page_size, const uint8_t *ahead);
 
 /* NULL when the hash or the SIMD level is unknown. */
 ps_kernel ps_kernel_of(const struct ps_hasher *hasher);

@@ -2,19 +2,36 @@
 #include <errno.h>
 
 #include "page_hash.h"
+#include "sigbus.h"
+
+/*
+ * Each page is prefetched while the page this many before it is hashed. At 1 its first lines
+ * are still on their way when they are needed; beyond 2 nothing is gained.
+ */
+enum { PAGES_AHEAD = 2 };
 
 int64_t ps_hash_mapped(const struct ps_hasher *hasher, const void *base, size_t page_size,
                        const uint64_t *vfns, size_t n, uint64_t *hashes_ret)
 {
     const ps_kernel kernel = ps_kernel_of(hasher);
     const uint8_t *const bytes = base;
+    const size_t n_prefetched = hasher->prefetch && n > PAGES_AHEAD ? n - PAGES_AHEAD : 0;
+    struct ps_sigbus_guard guard = {.page_size = page_size};
+    volatile size_t done = 0; /* volatile: its value is needed after a SIGBUS */
 
     if (!kernel)
         return -EINVAL;
-    for (size_t i = 0; i < n; i++) {
-        const uint8_t *next =
-            hasher->prefetch && i + 1 < n ? bytes + vfns[i + 1] * page_size : NULL;
-        hashes_ret[i] = kernel(hasher, bytes + vfns[i] * page_size, page_size, next);
+    ps_sigbus_enter(&guard);
+    if (sigsetjmp(guard.back, 0) == 0) {
+        for (size_t i = 0; i < n; i++) {
+            const uint8_t *const page = bytes + vfns[i] * page_size;
+            const uint8_t *const ahead =
+                i < n_prefetched ? bytes + vfns[i + PAGES_AHEAD] * page_size : NULL;
+            guard.page = page;
+            hashes_ret[i] = kernel(hasher, page, page_size, ahead);
+            done = i + 1;
+        }
     }
-    return (int64_t)n;
+    ps_sigbus_leave(&guard);
+    return (int64_t)done;
 }

@@ -35,16 +35,35 @@ int64_t ps_hash_remote(const struct ps_hasher *hasher, int pid, uint64_t address
         }
         const struct iovec local = {bytes, batch * page_size};
         const ssize_t got = process_vm_readv(pid, &local, 1, remote, batch, 0);
+        if (got < 0 && errno == EINTR)
+            continue;
         if (got < 0 && errno != EFAULT)
             return -errno;
+        /* The copy ends, possibly inside of a page, where the first unreadable byte is. */
         const size_t pages = got < 0 ? 0 : (size_t)got / page_size;
         for (size_t i = 0; i < pages; i++)
             hashes_ret[done + i] = kernel(hasher, bytes + i * page_size, page_size, NULL);
         done += pages;
-        if (pages < batch)
-            return (int64_t)done;
+        if (pages == 0)
+            break;
     }
-    return (int64_t)n;
+    return (int64_t)done;
+}
+
+/* Returns whether the whole page was read, or -errno. */
+static int read_page(int fd, uint8_t *page, size_t page_size, off_t offset)
+{
+    for (size_t at = 0; at < page_size;) {
+        const ssize_t got = pread(fd, page + at, page_size - at, offset + (off_t)at);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return -errno;
+        if (got == 0) /* end of file */
+            return 0;
+        at += (size_t)got;
+    }
+    return 1;
 }
 
 int64_t ps_hash_file(const struct ps_hasher *hasher, int fd, size_t page_size,
@@ -55,10 +74,10 @@ int64_t ps_hash_file(const struct ps_hasher *hasher, int fd, size_t page_size,
     if (!kernel)
         return -EINVAL;
     for (size_t i = 0; i < n; i++) {
-        const ssize_t got = pread(fd, staging, page_size, (off_t)(vfns[i] * page_size));
-        if (got < 0)
-            return -errno;
-        if ((size_t)got < page_size)
+        const int whole = read_page(fd, staging, page_size, (off_t)(vfns[i] * page_size));
+        if (whole < 0)
+            return whole;
+        if (!whole)
             return (int64_t)i;
         hashes_ret[i] = kernel(hasher, staging, page_size, NULL);
     }

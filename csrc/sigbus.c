@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The one place where C keeps state: a signal's handler belongs to the process, and the kernel
+ * tells it nothing but the address, so who guards which page, and which handler was there
+ * before, must be found in static variables.
+ */
+#define _GNU_SOURCE
+#include "sigbus.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+
+/*
+ * initial-exec: other models may allocate at a thread's first use, and the first use may be
+ * in the handler.
+ */
+#define HANDLER_SAFE __attribute__((tls_model("initial-exec")))
+
+static _Thread_local struct ps_sigbus_guard *volatile current_guard HANDLER_SAFE;
+static _Thread_local volatile sig_atomic_t chaining HANDLER_SAFE;
+
+static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct sigaction previous; /* in effect before our handler */
+
+static void die_by_default(bool sent)
+{
+    const struct sigaction action = {.sa_handler = SIG_DFL};
+    sigaction(SIGBUS, &action, NULL);
+    /* A fault comes again by itself when its instruction is repeated. */
+    if (sent)
+        raise(SIGBUS);
+}
+
+/* A SIGBUS that is not ours takes the way it would have taken without us. */
+static void pass_on(int signal, siginfo_t *info, void *context)
+{
+    const bool sent = info->si_code <= 0; /* by kill() or raise(), not by a fault */
+
+    if (!(previous.sa_flags & SA_SIGINFO)) {
+        if (previous.sa_handler == SIG_IGN && sent)
+            return;
+        /* The kernel does not let a fault be ignored either. */
+        if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
+            die_by_default(sent);
+            return;
+        }
+    }
+    /*
+     * A handler installed after ours (faulthandler) ends by putting back what it found, us, and
+     * raising the signal again. To call it again would go on for ever.
+     */
+    if (sent && chaining) {
+        die_by_default(sent);
+        return;
+    }
+    chaining = true;
+    if (previous.sa_flags & SA_SIGINFO)
+        previous.sa_sigaction(signal, info, context);
+    else
+        previous.sa_handler(signal);
+    chaining = false;
+}
+
+static void on_sigbus(int signal, siginfo_t *info, void *context)
+{
+    struct ps_sigbus_guard *const guard = current_guard;
+
+    /* si_addr means something only after a fault. */
+    if (guard && guard->page && info->si_code > 0 &&
+        (uintptr_t)info->si_addr - (uintptr_t)guard->page < guard->page_size)
+        siglongjmp(guard->back, 1);
+    pass_on(signal, info, context);
+}
+
+/* Called for every pass, as somebody else may have installed a handler since. */
+static void install(void)
+{
+    struct sigaction now;
+
+    pthread_mutex_lock(&install_lock);
+    sigaction(SIGBUS, NULL, &now);
+    if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_sigbus) {
+        previous = now;
+        /* Mask and flags stay as they were, for the previous handler may be called from ours. */
+        now.sa_sigaction = on_sigbus;
+        now.sa_flags = (now.sa_flags & ~SA_RESETHAND) | SA_SIGINFO | SA_ONSTACK;
+        sigaction(SIGBUS, &now, NULL);
+    }
+    pthread_mutex_unlock(&install_lock);
+}
+
+void ps_sigbus_enter(struct ps_sigbus_guard *guard)
+{
+    sigset_t sigbus;
+
+    install();
+    guard->page = NULL;
+    /* A fault whose signal is blocked would kill the process. */
+    sigemptyset(&sigbus);
+    sigaddset(&sigbus, SIGBUS);
+    pthread_sigmask(SIG_UNBLOCK, &sigbus, &guard->mask_before);
+    current_guard = guard;
+}
+
+void ps_sigbus_leave(const struct ps_sigbus_guard *guard)
+{
+    current_guard = NULL;
+    /* Also undoes the handler's mask, in which siglongjmp() has left us. */
+    pthread_sigmask(SIG_SETMASK, &guard->mask_before, NULL);
+}
