@@ -104,12 +104,13 @@ int ps_states_of_file(int fd, size_t page_size, const uint64_t *vfns, const uint
                       size_t n, uint8_t *states_ret);
 
 /*
- * The same for pages of a tmpfs file that is mapped at base, as far as swap goes: a page whose
- * state is PS_PAGE_PRESENT, but which is not in memory (mincore), becomes PS_PAGE_SWAPPED.
- * Returns 0 or -errno of mincore().
+ * The same for pages of a tmpfs file, open as fd and mapped at base from offset on, as far as
+ * swap goes: a page whose state is PS_PAGE_PRESENT, but which is not in the page cache, becomes
+ * PS_PAGE_SWAPPED.
+ * Returns 0, or -errno of cachestat() (Linux 6.5), of mincore() where that is missing.
  */
-int ps_mark_swapped(const void *base, size_t page_size, const uint64_t *vfns, size_t n,
-                    uint8_t *states);
+int ps_mark_swapped(int fd, uint64_t offset, const void *base, size_t page_size,
+                    const uint64_t *vfns, size_t n, uint8_t *states);
 
 /* Returns 0 and the magic number (linux/magic.h) of the file system of fd, or -errno. */
 int ps_file_system(int fd, int64_t *magic_ret);

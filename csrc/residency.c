@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -45,19 +46,57 @@ int ps_states_of_file(int fd, size_t page_size, const uint64_t *vfns, const uint
     return 0;
 }
 
-int ps_mark_swapped(const void *base, size_t page_size, const uint64_t *vfns, size_t n,
-                    uint8_t *states)
+/* The kernel's interface, younger than the headers we must build with. */
+enum { SYS_CACHESTAT = 451 };
+struct cachestat_range {
+    uint64_t off, len;
+};
+struct cachestat {
+    uint64_t nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted;
+};
+
+/* Returns whether a page is in memory: 1, 0 or -errno. */
+static int is_cached(int fd, uint64_t offset, size_t page_size)
+{
+    struct cachestat_range range = {offset, page_size};
+    struct cachestat counts;
+
+    if (syscall(SYS_CACHESTAT, fd, &range, &counts, 0) < 0)
+        return -errno;
+    return counts.nr_cache > 0;
+}
+
+/*
+ * The same, without cachestat(): a page that is on its way out, in the swap cache, passes for
+ * one that is in memory. Reading it takes no I/O, but frees its place in swap.
+ */
+static int is_resident(const uint8_t *page, size_t page_size)
 {
     enum { HOST_PAGES_MAX = 65536 / 4096 };
     unsigned char resident[HOST_PAGES_MAX];
 
+    if (mincore((void *)(uintptr_t)page, page_size, resident) < 0)
+        return -errno;
+    return resident[0] & 1;
+}
+
+int ps_mark_swapped(int fd, uint64_t offset, const void *base, size_t page_size,
+                    const uint64_t *vfns, size_t n, uint8_t *states)
+{
+    bool has_cachestat = true;
+
     for (size_t i = 0; i < n; i++) {
         if (states[i] != PS_PAGE_PRESENT)
             continue;
-        void *page = (uint8_t *)(uintptr_t)base + vfns[i] * page_size;
-        if (mincore(page, page_size, resident) < 0)
-            return -errno;
-        if (!(resident[0] & 1))
+        const uint64_t at = vfns[i] * page_size;
+        int in_memory = has_cachestat ? is_cached(fd, offset + at, page_size) : -ENOSYS;
+        if (in_memory == -ENOSYS) {
+            has_cachestat = false;
+            in_memory = is_resident((const uint8_t *)base + at, page_size);
+        }
+        if (in_memory < 0)
+            return in_memory;
+        if (!in_memory)
             states[i] = PS_PAGE_SWAPPED;
     }
     return 0;

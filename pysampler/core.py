@@ -230,19 +230,32 @@ def states_of_process(fd: int, address: int, page_size: int, vfns: VfnArray) -> 
     return states
 
 
-def mark_swapped(base: Any, page_size: int, vfns: VfnArray, states: StateArray) -> None:
-    """Turn PRESENT into SWAPPED for pages of a mapped tmpfs file that are not in memory."""
+def mark_swapped(
+    fd: int, offset: int, base: Any, page_size: int, vfns: VfnArray, states: StateArray
+) -> None:
+    """Turn PRESENT into SWAPPED for pages of a tmpfs file that are not in memory.
+
+    Args:
+        fd: the file.
+        offset: where in it ``base`` begins, in bytes.
+        base: a mapping of it that covers every vfn.
+        page_size: bytes.
+        vfns: page numbers in ``base``.
+        states: their states, changed in place.
+    """
     memory = ffi.from_buffer(base)
     _check_range(memory, page_size, vfns)
     _check(
         lib.ps_mark_swapped(
+            fd,
+            offset,
             memory,
             page_size,
             _u64(vfns, "vfns"),
             len(vfns),
             ffi.from_buffer("uint8_t[]", states, require_writable=True),
         ),
-        "mincore",
+        "cachestat",
     )
 
 

@@ -141,7 +141,7 @@ def _huge_pages() -> Finding:
 def _kernels() -> Iterator[Finding]:
     page_count = 64  # 256 KiB: stays in the L2 cache, so that the kernel is measured
     pages = np.random.default_rng(0).integers(0, 256, page_count * PAGE_SIZE, dtype=np.uint8)
-    for which in (Hash.XXH64, Hash.CRC32):
+    for which in (Hash.XXH64, Hash.XXH3, Hash.CRC32):
         levels = [Simd.BASE] if which is Hash.CRC32 else list(Simd)[: core.simd_best() + 1]
         speeds = []
         try:

@@ -46,6 +46,7 @@ PROFILES = {
     for profile in (
         Profile("qemu", Hash.XXH64, False, 512, "as QEMU 8.1 and newer: XXH64"),
         Profile("qemu-7", Hash.CRC32, False, 512, "as QEMU 8.0 and older: CRC-32"),
+        Profile("fast", Hash.XXH3, True, 1536, "XXH3, stratified: more samples in the same time"),
     )
 }
 

@@ -25,7 +25,7 @@ def remarks(measurement: Measurement) -> list[str]:
     details = measurement.details
     lines = []
     schedule = periods_ms(measurement.calc_time_ms)
-    slowest_ns = max(details.get("passes-ns", [0]))
+    slowest_ns = max(details.get("passes-ns", []), default=0)
     if slowest_ns > PASS_SHARE_MAX * schedule[0] * 1_000_000:
         share = slowest_ns / (schedule[0] * 1_000_000)
         lines.append(
@@ -46,7 +46,7 @@ def remarks(measurement: Measurement) -> list[str]:
                 f"a pass began {format_duration(late_ns / 1e9)} late, for the machine was busy;"
                 " the periods reported are the real ones"
             )
-    unreadable = max(details.get("unreadable", [0]))
+    unreadable = max(details.get("unreadable", []), default=0)
     if unreadable:
         lines.append(
             f"up to {unreadable} samples of {measurement.n_sampled_pages} could not be read"

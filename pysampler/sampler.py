@@ -168,7 +168,7 @@ class Sampler:
     Args:
         observer: what watches the memory; closed with the sampler.
         calc_time_ms: duration, 50 ms to 4 h.
-        calc_time_unit: the unit in which the vector states it.
+        calc_time_unit: the unit in which the vector states whole seconds.
         clock: for tests.
 
     Raises:
@@ -185,7 +185,10 @@ class Sampler:
         check_calc_time(calc_time_ms)
         self._observer = observer
         self._calc_time_ms = calc_time_ms
-        self._calc_time_unit = calc_time_unit
+        # A part of a second can be said in one unit only.
+        self._calc_time_unit: CalcTimeUnit = (
+            "millisecond" if calc_time_ms % 1000 else calc_time_unit
+        )
         self._clock = MonotonicClock() if clock is None else clock
         self.schedule = periods_ms(calc_time_ms)
         self._begun = False
@@ -211,13 +214,14 @@ class Sampler:
         start_time = int(time.time())
         start_ns = clock.now_ns()
         zero = observer.baseline()
-        starts_ns = [0]
-        passes_ns = [clock.now_ns() - start_ns]
+        baseline_ns = clock.now_ns() - start_ns
+        starts_ns: list[int] = []
+        passes_ns: list[int] = []
         counts: list[PassCount] = []
         while True:
             self.measurement = Measurement(
                 page_size=PAGE_SIZE,
-                periods=tuple(ns // 1_000_000 for ns in starts_ns[1:]),
+                periods=tuple(ns // 1_000_000 for ns in starts_ns),
                 n_dirty_pages=tuple(count.pages for count in counts),
                 n_sampled_pages=observer.n_sampled_pages,
                 n_zero_pages=zero.pages,
@@ -234,9 +238,10 @@ class Sampler:
                     "host": platform.node(),
                     "kernel": platform.release(),
                     **observer.details(),
-                    "periods-ns": starts_ns[1:],
+                    "baseline": {"pass-ns": baseline_ns, "unreadable": zero.unreadable},
+                    "periods-ns": starts_ns.copy(),
                     "passes-ns": passes_ns.copy(),
-                    "unreadable": [count.unreadable for count in (zero, *counts)],
+                    "unreadable": [count.unreadable for count in counts],
                 },
             )
             self.measurement = _with_interval(self.measurement)

@@ -7,10 +7,10 @@ import json
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from pysampler.cli.source_arguments import add_source_arguments, blocks_of
+from pysampler.cli.tables import print_table
 from pysampler.errors import SourceError
 from pysampler.ramblock import MIN_USED_LENGTH, FileMemory, ProcessMemory, RAMBlock
 from pysampler.reader import open_reader
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             row["access"] or f"not: {row['why-not']}",
             row["where"],
         )
-    Console(soft_wrap=True, highlight=False).print(table)
+    print_table(table)
     return 0
 
 

@@ -7,9 +7,9 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
+from pysampler.cli.tables import print_table
 from pysampler.doctor import examine
 
 if TYPE_CHECKING:
@@ -33,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
         table.add_row(finding.name, mark, finding.detail)
         if finding.cure:
             table.add_row("", "", f"-> {finding.cure}")
-    Console(soft_wrap=True, highlight=False).print(table)
+    print_table(table)
     return 0

@@ -93,7 +93,7 @@ class FileReader:
         else:
             states = np.full(len(vfns), core.PageState.PRESENT, dtype=np.uint8)
         if self._may_be_swapped:
-            core.mark_swapped(self._map, self._page_size, vfns, states)
+            core.mark_swapped(self._fd, self._offset, self._map, self._page_size, vfns, states)
         return states
 
     def hash_pages(self, hasher: Hasher, vfns: VfnArray, hashes: HashArray) -> int:

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: MIT
+"""Tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Where no terminal says how wide it is, a row is better long than broken.
+_WIDTH_OF_A_PIPE = 240
+
+
+def print_table(table: Table) -> None:
+    """Print a table as wide as the terminal, or unbroken into a pipe or file."""
+    width = None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE
+    Console(highlight=False, width=width).print(table)

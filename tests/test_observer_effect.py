@@ -1,0 +1,182 @@
+"""Sampling leaves the guest as it was."""
+
+import contextlib
+import os
+import subprocess
+
+import pytest
+from conftest import PAGE, fill_page
+from subject import LENGTH, pagemap, subject
+
+import pysampler
+from pysampler.plan import PROFILES, draw_plan
+from pysampler.source import find_blocks, named_block, process_fd_block
+
+PRIVATE = """
+memory = mmap.mmap(-1, LENGTH, flags=mmap.MAP_PRIVATE)
+for at in range(0, LENGTH, 3 * 4096): memory[at] = 1
+"""
+
+
+def sampled(blocks, **options):
+    return pysampler.sample(blocks, calc_time="130ms", sample_pages=16384, **options)
+
+
+def test_untouched_pages_of_another_process_stay_untouched():
+    with subject(PRIVATE) as process:
+        address = int(process("answer = address_of(memory)"))
+        block = named_block(process.pid, f"ram={address:#x}:{LENGTH}")
+        before = pagemap(process.pid, address, LENGTH)
+        vector = sampled([block])
+        assert pagemap(process.pid, address, LENGTH) == before
+        assert vector.details["blocks"][0]["access"] == "process_vm_readv"
+        # Two thirds of the pages are zero: 5 standard deviations of 512 samples, 6e-7.
+        assert abs(vector.n_zero_pages / vector.n_sampled_pages - 2 / 3) < 5 * 0.021
+
+
+def test_untouched_pages_of_ones_own_buffer_stay_untouched():
+    import mmap
+
+    with mmap.mmap(-1, LENGTH, flags=mmap.MAP_PRIVATE) as memory:
+        block = pysampler.buffer_block(memory)
+        address = pysampler.core.address_of(memory)
+        before = pagemap(os.getpid(), address, LENGTH)
+        vector = sampled([block])
+        assert pagemap(os.getpid(), address, LENGTH) == before
+        assert vector.n_zero_pages == vector.n_sampled_pages
+        del block
+
+
+MEMFD = """
+fd = os.memfd_create("memory-backend-memfd")
+os.ftruncate(fd, LENGTH)
+memory = mmap.mmap(fd, LENGTH)
+for at in range(0, LENGTH // 2, 7 * 4096): memory[at] = 1
+answer = fd
+"""
+
+
+@pytest.mark.parametrize("sample_pages", [128, 16384])
+@pytest.mark.parametrize("by_fd", [True, False])
+def test_holes_of_another_processs_memfd_stay_holes(by_fd, sample_pages):
+    with subject(MEMFD) as process:
+        fd = int(process("answer = fd"))
+        blocks = [process_fd_block(process.pid, fd)] if by_fd else find_blocks(process.pid)
+        before = os.stat(f"/proc/{process.pid}/fd/{fd}").st_blocks
+        vector = pysampler.sample(blocks, calc_time="130ms", sample_pages=sample_pages, seed=5)
+        assert os.stat(f"/proc/{process.pid}/fd/{fd}").st_blocks == before
+        assert vector.details["blocks"][0]["access"] == "mapped"
+        plan = draw_plan([LENGTH], profile=PROFILES["qemu"], sample_pages=sample_pages, seed=5)
+        written = (plan.vfns[0] % 7 == 0) & (plan.vfns[0] < LENGTH // 2 // PAGE)
+        assert vector.n_zero_pages == int((~written).sum())
+
+
+def test_holes_of_a_python_mmap_stay_holes(memfd):
+    fd, memory = memfd(LENGTH)
+    memory[:PAGE] = fill_page(1)
+    before = os.fstat(fd).st_blocks
+    sampled(memory)
+    assert os.fstat(fd).st_blocks == before
+
+
+@contextlib.contextmanager
+def huge_pages(n):
+    """Reserve huge pages for a test."""
+    path = "/proc/sys/vm/nr_hugepages"
+    try:
+        with open(path) as file:
+            before = int(file.read())
+        with open(path, "w") as file:
+            file.write(str(before + n))
+    except OSError as error:
+        pytest.skip(f"huge pages cannot be reserved: {error}")
+    try:
+        with open("/proc/meminfo") as meminfo:
+            free = next(int(line.split()[1]) for line in meminfo if line.startswith("HugePages_F"))
+        if free < n:
+            pytest.skip(f"only {free} huge pages could be reserved")
+        yield
+    finally:
+        with open(path, "w") as file:
+            file.write(str(before))
+
+
+HUGE = """
+fd = os.memfd_create("memory-backend-memfd", os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+os.ftruncate(fd, LENGTH)
+memory = mmap.mmap(fd, LENGTH)
+memory[:4 << 20] = b"x" * (4 << 20)
+"""
+
+
+def free_huge_pages():
+    with open("/proc/meminfo") as meminfo:
+        lines = dict(line.split(":", 1) for line in meminfo)
+    return int(lines["HugePages_Free"]), int(lines["HugePages_Rsvd"])
+
+
+def test_holes_of_hugetlbfs_are_neither_filled_nor_reserved():
+    with huge_pages(16), subject(HUGE) as process:
+        blocks = find_blocks(process.pid)
+        before = free_huge_pages()
+        vector = sampled(blocks)
+        assert free_huge_pages() == before
+        assert blocks[0].page_size == 2 << 20
+        assert vector.details["blocks"][0]["access"] == "pread"
+        assert 0 < vector.n_zero_pages < vector.n_sampled_pages
+
+
+def test_hugetlbfs_without_holes_is_mapped():
+    with huge_pages(16), subject(HUGE) as process:
+        process("memory[4 << 20:] = b'y' * (LENGTH - (4 << 20))")
+        vector = sampled(find_blocks(process.pid))
+        assert vector.details["blocks"][0]["access"] == "mapped"
+        assert vector.n_zero_pages == 0
+
+
+@contextlib.contextmanager
+def swap_space(folder):
+    """Swap to a file for a test, which needs root and a file system that can."""
+    path = folder / "swap"
+    path.write_bytes(bytes(96 << 20))
+    path.chmod(0o600)
+    for command in (["mkswap", path], ["swapon", path]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no swap can be had: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["swapoff", path], check=True)
+
+
+# MADV_PAGEOUT; the content must not be zero, or zswap and the kernel drop it.
+PAGE_OUT = """
+assert ctypes.CDLL(None).madvise(ctypes.c_void_p(address_of(memory)), ctypes.c_size_t(LENGTH // 2), 21) == 0
+"""
+
+
+def swapped_kib():
+    with open("/proc/meminfo") as meminfo:
+        lines = dict(line.split(":", 1) for line in meminfo)
+    return int(lines["SwapTotal"].split()[0]) - int(lines["SwapFree"].split()[0])
+
+
+@pytest.mark.parametrize("kind", ["private", "memfd"])
+def test_swapped_pages_stay_swapped_and_are_reported(tmp_path, kind):
+    make = PRIVATE if kind == "private" else MEMFD
+    with swap_space(tmp_path), subject(make) as process:
+        process("memory[:] = os.urandom(LENGTH)")
+        address = int(process("answer = address_of(memory)"))
+        process(PAGE_OUT.strip())
+        if kind == "private" and not any(e & 0x40 for e in pagemap(process.pid, address, LENGTH)):
+            pytest.skip("the kernel swapped nothing out")
+        before = swapped_kib()
+        assert before > 0
+        vector = sampled(find_blocks(process.pid))
+        # The rest of the machine may swap out meanwhile; what must not be is that less is out.
+        assert swapped_kib() >= before
+        baseline = vector.details["baseline"]["unreadable"]
+        assert baseline > vector.n_sampled_pages // 4
+        assert vector.details["unreadable"] == [baseline] * len(vector.periods)
+        assert vector.n_dirty_pages == (0,) * len(vector.periods)
