@@ -13,6 +13,7 @@ from cffi import FFI
 HERE = os.path.dirname(os.path.abspath(__file__))
 # Relative to the project's root: setuptools wants no absolute names.
 SOURCES = sorted(f"csrc/{name}" for name in os.listdir(HERE) if name.endswith(".c"))
+HEADERS = sorted(f"csrc/{name}" for name in os.listdir(HERE) if name.endswith(".h"))
 
 
 def declarations() -> str:
@@ -37,6 +38,7 @@ ffibuilder.set_source(
     "pysampler._native",
     '#include "pysampler.h"',
     sources=SOURCES,
+    depends=HEADERS,
     include_dirs=["csrc"],
     extra_compile_args=compile_args,
     extra_link_args=link_args,

@@ -233,6 +233,8 @@ class Measurement:
         details = vector.get("x-pysampler", {})
         if not isinstance(details, dict):
             raise FormatError("x-pysampler: not an object")
+        if "periods-ns" in details:  # curve() calculates with them
+            _Reader(details).integers("periods-ns", high=1 << 62)
         return cls(
             page_size=read.page_size(),
             periods=periods,

@@ -82,6 +82,7 @@ def edited(**members):
         (edited(status="done"), "status: 'done' is not one of"),
         (edited(mode=[]), "mode: "),
         (edited(x_pysampler=3), "x-pysampler: not an object"),
+        (edited(x_pysampler={"periods-ns": ["1"]}), "periods-ns.0.: '1' is not a whole number"),
         (edited(vcpu_dirty_rate=[1]), "vcpu-dirty-rate.0.: not an object"),
     ],
 )

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+# One door to the project. `make` alone lists what can be done.
+
+PYTHON ?= python3
+FUZZ_SECONDS ?= 30
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+.DELETE_ON_ERROR:
+
+# ---- the private environment ----
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# Part of a stamp's name, so that another PYTHON makes the environment anew.
+TAG := $(shell $(PYTHON) -c 'import sys; print(sys.implementation.cache_tag)' 2>/dev/null)
+BUILD := pyproject.toml setup.py $(wildcard csrc/*.[ch] csrc/*.py)
+
+$(VENV)/.made-$(TAG):
+	@.ci/system-packages $(PYTHON)
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# CORE is what a user has, DEV what a developer has.
+CORE := $(VENV)/.core
+DEV := $(VENV)/.dev
+BENCH := $(VENV)/.bench
+$(CORE): EXTRAS =
+$(DEV): EXTRAS = [predict,plot,compression,completion,test,lint,fuzz]
+$(BENCH): EXTRAS = [bench]
+$(CORE) $(DEV) $(BENCH): $(VENV)/.made-$(TAG) $(BUILD)
+	$(PIP) --editable '.$(EXTRAS)'
+	@touch $@
+
+# ---- what people type ----
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(CORE) ## start a process that dirties memory, sample it for 10 s, show the vector
+	@$(BIN)/python -m pysampler.demo
+
+.PHONY: test
+test: $(DEV) ## run all tests (those that need a real QEMU are skipped where there is none)
+	$(BIN)/pytest
+
+.PHONY: integration
+integration: $(DEV) ## run only the tests against a real QEMU
+	$(BIN)/pytest -m integration
+
+.PHONY: lint
+lint: $(DEV) ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: type
+type: $(DEV) ## check types
+	$(BIN)/mypy
+
+# The sanitized build lies before the ordinary one on the path; nothing but C differs.
+SANITIZED := $(CURDIR)/build/sanitized
+$(SANITIZED)/.made: $(DEV) $(shell find pysampler -name '*.py')
+	rm -rf build
+	CC=gcc PYSAMPLER_SANITIZE=address,undefined $(PIP) --no-deps --target $(SANITIZED) .
+	@rm -rf build/lib* build/temp* # `pip install .` would take these objects for its own
+	@touch $@
+
+# PYTHONMALLOC: ASan guards the interpreter's buffers too, one by one.
+# libstdc++: ASan must find __cxa_throw before an extension in C++ throws.
+# Leaks are not looked for: an interpreter keeps memory to its end.
+.PHONY: sanitize
+sanitize: $(SANITIZED)/.made ## run the tests under AddressSanitizer and UBSan
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 \
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	PYTHONMALLOC=malloc PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED) \
+	$(BIN)/pytest -m "not integration"
+
+.PHONY: fuzz
+fuzz: $(DEV) ## feed the JSON reader with what nobody would write, FUZZ_SECONDS=30
+	@mkdir -p fuzz-corpus
+	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then \
+		$(BIN)/python tests/fuzz/fuzz_vector.py -max_total_time=$(FUZZ_SECONDS) -timeout=5 \
+			-max_len=65536 -verbosity=0 -print_final_stats=1 -artifact_prefix=fuzz-corpus/ \
+			fuzz-corpus tests/fuzz/corpus; \
+	else \
+		echo "There is no Atheris for this Python; Hypothesis alone:"; \
+		$(BIN)/pytest tests/fuzz; \
+	fi
+
+.PHONY: bench
+bench: $(BENCH) ## measure passes over cold pages, 4 GiB, a few minutes
+	$(BIN)/python bench/hash.py
+
+.PHONY: clean
+clean: ## remove everything that was made here
+	rm -rf $(VENV) build *.egg-info fuzz-corpus .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f pysampler/_native*
+	find . -name __pycache__ -type d -prune -exec rm -r {} +
