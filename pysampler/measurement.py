@@ -36,16 +36,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
 
 from pysampler.errors import FormatError
-from pysampler.intervals import FloatArray, wilson
+from pysampler.intervals import FloatArray, stratified, wilson
 from pysampler.units import MIB, CalcTimeUnit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
 
 FORMAT_VERSION = 1
 
@@ -77,7 +78,8 @@ class Curve(NamedTuple):
     Attributes:
         seconds: exact times since the baseline pass where they are known, else the periods.
         dirty_pages: estimated dirty pages of the whole memory.
-        low: lower end of the 95 % Wilson interval of dirty_pages.
+        low: lower end of the 95 % interval of dirty_pages: Wilson's, or that of strata
+            when the vector says how its samples changed in address order.
         high: its upper end.
     """
 
@@ -140,7 +142,7 @@ class Measurement:
         return dirty_mib * 1000 // self.calc_time_ms
 
     def curve(self) -> Curve:
-        """Return the dirty pages of the whole memory over time, with 95 % Wilson intervals."""
+        """Return the dirty pages of the whole memory over time, with 95 % intervals."""
         exact_ns = self.details.get("periods-ns")
         # A vector may have been edited on its way: the exact times must still be its own.
         if isinstance(exact_ns, list) and len(exact_ns) == len(self.periods):
@@ -151,7 +153,11 @@ class Measurement:
         scale = self.n_total_pages / max(self.n_sampled_pages, 1)
         if self.n_sampled_pages == self.n_total_pages:  # every page tracked: nothing is estimated
             return Curve(seconds, dirty, dirty.copy(), dirty.copy())
-        low, high = wilson(dirty, self.n_sampled_pages)
+        changes = self.details.get("changes")
+        if _are_counts(changes, len(dirty)):
+            low, high = stratified(dirty, changes, self.n_sampled_pages, self.n_total_pages)
+        else:
+            low, high = wilson(dirty, self.n_sampled_pages)
         return Curve(seconds, dirty * scale, low * self.n_total_pages, high * self.n_total_pages)
 
     def to_dict(self) -> dict[str, Any]:
@@ -251,6 +257,14 @@ class Measurement:
             vcpu_dirty_rate=read.vcpu_dirty_rate(),
             details=details,
         )
+
+
+def _are_counts(value: object, length: int) -> TypeGuard[list[int]]:
+    return (
+        isinstance(value, list)
+        and len(value) == length
+        and all(type(count) is int and 0 <= count <= _MAX_PAGES for count in value)
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -32,10 +32,13 @@ class PassCount(NamedTuple):
         pages: zero pages of the baseline pass, dirty pages of a compare pass.
         unreadable: samples that could not be read without harm, or at all. Such a sample
             counts as it was seen last; one that was never seen yet counts as neither.
+        changes: of a compare pass over strata: how often, in address order, a dirty sample
+            follows a clean one or a clean one a dirty. The interval of strata needs it.
     """
 
     pages: int
     unreadable: int
+    changes: int | None = None
 
 
 @dataclass
@@ -85,6 +88,7 @@ class Passes:
             for vfns in np.array_split(block_vfns, threads)
             if len(vfns)
         ]
+        self._by_address = _by_address(plan.vfns) if plan.stratified else None
 
     def warm_up(self) -> None:
         """Read every sample once.
@@ -101,7 +105,12 @@ class Passes:
 
     def compare(self) -> PassCount:
         """Hash every sample again; count those that differ from the baseline."""
-        return self._run(self._hash_and_compare)
+        count = self._run(self._hash_and_compare)
+        if self._by_address is None:
+            return count
+        # Slices stand in the order of the blocks' samples.
+        dirty = np.concatenate([part.dirty for part in self._slices])[self._by_address]
+        return count._replace(changes=int(np.count_nonzero(dirty[1:] != dirty[:-1])))
 
     def close(self) -> None:
         """Close the readers; a second call does nothing."""
@@ -165,6 +174,13 @@ def _new_slice(reader: Reader, vfns: VfnArray) -> _Slice:
         seen=np.zeros(len(vfns), dtype=np.bool_),
         dirty=np.zeros(len(vfns), dtype=np.bool_),
     )
+
+
+def _by_address(vfns: Sequence[VfnArray]) -> NDArray[np.intp]:
+    """Return the order that sorts the samples of all blocks by block and address."""
+    begins = np.cumsum([0, *(len(of_block) for of_block in vfns)])
+    orders = [begin + np.argsort(of_block) for begin, of_block in zip(begins, vfns, strict=False)]
+    return np.concatenate(orders)
 
 
 def _unseen(seen: NDArray[np.bool_]) -> int:

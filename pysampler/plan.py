@@ -58,6 +58,7 @@ class SamplePlan:
     Attributes:
         page_size: bytes of a page.
         sample_pages: samples per GiB.
+        stratified: as of the profile.
         seed: what the draw can be repeated with.
         n_total_pages: pages of all blocks.
         vfns: for each block the sampled page numbers, uint64, in the order of every pass.
@@ -65,6 +66,7 @@ class SamplePlan:
 
     page_size: int
     sample_pages: int
+    stratified: bool
     seed: int
     n_total_pages: int
     vfns: tuple[NDArray[np.uint64], ...]
@@ -111,6 +113,7 @@ def draw_plan(
     return SamplePlan(
         page_size=page_size,
         sample_pages=sample_pages,
+        stratified=profile.stratified,
         seed=seed,
         n_total_pages=sum(length // page_size for length in used_lengths),
         vfns=tuple(vfns),

@@ -242,6 +242,7 @@ class Sampler:
                     "periods-ns": starts_ns.copy(),
                     "passes-ns": passes_ns.copy(),
                     "unreadable": [count.unreadable for count in counts],
+                    **_changes(counts),
                 },
             )
             self.measurement = _with_interval(self.measurement)
@@ -267,11 +268,16 @@ class Sampler:
         self.close()
 
 
+def _changes(counts: Sequence[PassCount]) -> dict[str, list[int]]:
+    changes = [count.changes for count in counts if count.changes is not None]
+    return {"changes": changes} if changes else {}
+
+
 def _with_interval(measurement: Measurement) -> Measurement:
     curve = measurement.curve()
     interval = {
         "confidence": 0.95,
-        "method": "wilson",
+        "method": "stratified" if "changes" in measurement.details else "wilson",
         "dirty-pages-low": np.floor(curve.low).astype(np.int64).tolist(),
         "dirty-pages-high": np.ceil(curve.high).astype(np.int64).tolist(),
     }

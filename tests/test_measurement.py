@@ -105,3 +105,13 @@ def test_a_huge_text_is_refused_unparsed():
 def test_an_unfinished_measurement_states_no_dirty_rate():
     measurement = dataclasses.replace(Measurement.from_json(GOLDEN), status=Status.MEASURING)
     assert "dirty-rate" not in measurement.to_dict()
+
+
+def test_a_vector_that_says_how_its_samples_changed_has_the_interval_of_strata():
+    plain = dataclasses.replace(
+        Measurement.from_json(GOLDEN), periods=(125,), n_dirty_pages=(2958,), details={}
+    )
+    strata = dataclasses.replace(plain, details={"changes": [40]})
+    edited = dataclasses.replace(plain, details={"changes": [True]})
+    widths = [m.curve().high[0] - m.curve().low[0] for m in (plain, strata, edited)]
+    assert widths[1] < 0.2 * widths[0] == 0.2 * widths[2]
