@@ -18,7 +18,10 @@
 
 /* ---- page hashes: page_hash.c ---- */
 
-/* What is computed of a page. XXH64 has seed 1 and keeps its low 32 bits, as QEMU does. */
+/*
+ * What is computed of a page. XXH64 has seed 1 and keeps its low 32 bits, as QEMU does; XXH3
+ * has seed 0, the default secret and 64 bits.
+ */
 enum ps_hash {
     PS_HASH_READ, /* no hash: reads every line and folds it; the floor of a pass */
     PS_HASH_XXH64,
@@ -45,7 +48,7 @@ int ps_find_zlib(ps_crc32_fn *crc32_ret, const char **version_ret);
 struct ps_hasher {
     int hash;          /* enum ps_hash */
     int simd;          /* enum ps_simd, at most ps_simd_best() */
-    int prefetch;      /* 1: prefetch the next page line by line while this one is hashed */
+    int prefetch;      /* 1: ps_hash_mapped prefetches pages to come, line by line, as it hashes */
     ps_crc32_fn crc32; /* for PS_HASH_CRC32, else NULL */
 };
 
@@ -61,8 +64,10 @@ int ps_simd_best(void);
  * SIGBUS, as a mapping of a truncated file does; hashes_ret holds those before it.
  * -EINVAL: an unknown hash or SIMD level.
  *
- * Pre: page_size is a power of two from 4096 to 65536; base is aligned to 8 and mapped up to
- * the largest vfn.
+ * From the first call on, the process has a SIGBUS handler (sigbus.c). A SIGBUS that reading a
+ * page here did not raise goes on to the handler that was there before.
+ *
+ * Pre: page_size is a power of two from 4096 to 65536; base is mapped up to the largest vfn.
  */
 int64_t ps_hash_mapped(const struct ps_hasher *hasher, const void *base, size_t page_size,
                        const uint64_t *vfns, size_t n, uint64_t *hashes_ret);
@@ -79,8 +84,8 @@ int64_t ps_hash_remote(const struct ps_hasher *hasher, int pid, uint64_t address
                        size_t staging_pages, uint64_t *hashes_ret);
 
 /*
- * The same for pages of a file, copied by pread() into staging (one page). For files whose holes a mapping would
- * fill and whose extents cannot be asked for (hugetlbfs).
+ * The same for pages of a file, copied by pread() into staging (one page). For files whose
+ * holes a mapping would fill and whose extents cannot be asked for (hugetlbfs).
  *
  * Returns how many pages were hashed; fewer than n: page vfns[result] is past the end of file.
  */

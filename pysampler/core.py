@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     StateArray = NDArray[np.uint8]
 
 
+PAGE_SIZES = (4096, 8192, 16384, 32768, 65536)
+
 # linux/magic.h
 TMPFS_MAGIC = 0x01021994
 HUGETLBFS_MAGIC = 0x958458F6
@@ -82,7 +84,7 @@ class Hasher:
     Args:
         hash: which hash.
         simd: vector instructions to use; None for the widest of this machine.
-        prefetch: prefetch the next page line by line while this one is hashed.
+        prefetch: prefetch pages to come, line by line, while one is hashed (mapped pages only).
     """
 
     hash: Hash
@@ -104,10 +106,10 @@ def _check(result: int, what: str) -> int:
     return result
 
 
-def _u64(array: NDArray[np.uint64], what: str) -> Any:
+def _u64(array: NDArray[np.uint64], what: str, *, writable: bool = False) -> Any:
     if array.dtype != np.uint64 or not array.flags.c_contiguous:
         raise TypeError(f"{what} must be a contiguous array of uint64")
-    return ffi.from_buffer("uint64_t[]", array, require_writable=array.flags.writeable)
+    return ffi.from_buffer("uint64_t[]", array, require_writable=writable)
 
 
 def hash_mapped(
@@ -127,9 +129,14 @@ def hash_mapped(
     """
     memory = ffi.from_buffer(base)
     _check_range(memory, page_size, vfns)
-    _same_length(vfns, hashes)
+    _check_pass(page_size, vfns, hashes)
     result = lib.ps_hash_mapped(
-        hasher.struct(), memory, page_size, _u64(vfns, "vfns"), len(vfns), _u64(hashes, "hashes")
+        hasher.struct(),
+        memory,
+        page_size,
+        _u64(vfns, "vfns"),
+        len(vfns),
+        _u64(hashes, "hashes", writable=True),
     )
     return _check(result, "ps_hash_mapped")
 
@@ -152,7 +159,7 @@ def hash_remote(
         ProcessLookupError: the process is gone.
         PermissionError: it may not be read.
     """
-    _same_length(vfns, hashes)
+    _check_pass(page_size, vfns, hashes)
     copy = ffi.from_buffer(staging, require_writable=True)
     if len(copy) < page_size:
         raise ValueError("staging must hold a page")
@@ -165,7 +172,7 @@ def hash_remote(
         len(vfns),
         copy,
         len(copy) // page_size,
-        _u64(hashes, "hashes"),
+        _u64(hashes, "hashes", writable=True),
     )
     return _check(result, f"process {pid}")
 
@@ -178,7 +185,7 @@ def hash_file(
     Returns:
         How many pages were hashed; fewer than all when the next one is past the end.
     """
-    _same_length(vfns, hashes)
+    _check_pass(page_size, vfns, hashes)
     copy = ffi.from_buffer(staging, require_writable=True)
     if len(copy) < page_size:
         raise ValueError("staging must hold a page")
@@ -189,7 +196,7 @@ def hash_file(
         _u64(vfns, "vfns"),
         len(vfns),
         copy,
-        _u64(hashes, "hashes"),
+        _u64(hashes, "hashes", writable=True),
     )
     return _check(result, "ps_hash_file")
 
@@ -276,6 +283,9 @@ def _check_range(memory: Any, page_size: int, vfns: VfnArray) -> None:
         raise IndexError("a vfn lies past the end of the buffer")
 
 
-def _same_length(vfns: VfnArray, hashes: HashArray) -> None:
+def _check_pass(page_size: int, vfns: VfnArray, hashes: HashArray) -> None:
+    # The kernels would read past a page of another size.
+    if page_size not in PAGE_SIZES:
+        raise ValueError(f"page size {page_size} is not a power of two from 4096 to 65536")
     if len(vfns) != len(hashes):
         raise ValueError(f"{len(hashes)} hashes for {len(vfns)} vfns")

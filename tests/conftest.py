@@ -1,9 +1,11 @@
+import ctypes
 import mmap
 import os
 
 import numpy as np
 import pytest
 
+from pysampler import core
 from pysampler.core import Hash, Hasher
 
 PAGE = 4096
@@ -55,3 +57,17 @@ def memfd():
 @pytest.fixture
 def xxh64():
     return Hasher(Hash.XXH64)
+
+
+@pytest.fixture
+def protect():
+    """Return a function that makes ``length`` bytes at ``offset`` of a mmap unreadable."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+    def protect(memory, offset, length):
+        prot_none = 0
+        if libc.mprotect(core.address_of(memory) + offset, length, prot_none) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "mprotect")
+
+    return protect
