@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""A real QEMU that runs no guest code, whose memory the test writes."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import re
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from qemu.qmp.legacy import QEMUMonitorProtocol
+
+from pysampler.core import Hash
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROGRAM = "qemu-system-x86_64"
+PAGE_SIZE = 4096
+
+_TRACE = re.compile(
+    r"get_ramblock_vfn_hash ramblock name: (.+), vfn: (\d+), \w+: (\d+)$", re.MULTILINE
+)
+_RAMBLOCK = re.compile(r"^\s*(\S+)\s+\d+ \wiB\s+0x[0-9a-f]+ 0x([0-9a-f]+) 0x", re.MULTILINE)
+
+
+class TracedHash(NamedTuple):
+    """One page that QEMU hashed."""
+
+    idstr: str
+    vfn: int
+    hash: int
+
+
+class Qemu:
+    """A QEMU started with ``-S``: it answers QMP, and nothing but the test writes guest RAM."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        address = str(directory / "qmp")
+        self._log = directory / "log"
+        self._log.touch()
+        self._monitor = QEMUMonitorProtocol(address, server=True)
+        self.process = subprocess.Popen(
+            [
+                *(PROGRAM, "-S", "-accel", "tcg", "-nodefaults", "-display", "none"),
+                *("-qmp", f"unix:{address}"),
+                *("-trace", "get_ramblock_vfn_hash", "-D", str(self._log)),
+                *arguments,
+            ]
+        )
+        self._monitor.accept(timeout=20)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+        with contextlib.suppress(EOFError):  # QEMU has closed the connection
+            self._monitor.close()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def command(self, name: str, **arguments: object) -> Any:
+        """Execute a QMP command; underscores in argument names stand for hyphens."""
+        return self._monitor.cmd(name, **{k.replace("_", "-"): v for k, v in arguments.items()})
+
+    def page_hash(self) -> Hash:
+        """Return the hash that this version uses for page sampling."""
+        version = self.command("query-version")["qemu"]
+        return Hash.XXH64 if (version["major"], version["minor"]) >= (8, 1) else Hash.CRC32
+
+    def ramblocks(self) -> dict[str, int]:
+        """Return idstr and used length of each RAMBlock, as ``info ramblock`` prints them."""
+        table = self.command("human-monitor-command", command_line="info ramblock")
+        return {idstr: int(used, 16) for idstr, used in _RAMBLOCK.findall(table)}
+
+    def traced(self) -> list[TracedHash]:
+        """Return all pages hashed so far, in order."""
+        lines = _TRACE.findall(self._log.read_text())
+        return [TracedHash(idstr, int(vfn), int(value)) for idstr, vfn, value in lines]
+
+    def wait_for_traced(self, n: int, timeout_s: float = 20) -> None:
+        """Wait until ``n`` pages have been hashed."""
+        deadline = time.monotonic() + timeout_s
+        while (done := len(self.traced())) < n:
+            assert time.monotonic() < deadline, f"QEMU hashed {done} of {n} pages"
+            time.sleep(0.01)
+
+    def wait_measured(self, timeout_s: float = 20) -> dict[str, Any]:
+        """Wait for the end of the measurement; return the reply of query-dirty-rate."""
+        deadline = time.monotonic() + timeout_s
+        while (reply := self.command("query-dirty-rate"))["status"] != "measured":
+            assert time.monotonic() < deadline, reply
+            time.sleep(0.01)
+        return reply
+
+    def shared_memory(self, length: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Map the backend whose file has this length; return its pages, one a row."""
+        for name in os.listdir(directory := f"/proc/{self.pid}/fd"):
+            path = f"{directory}/{name}"
+            if not os.path.isfile(path) or os.stat(path).st_size != length:
+                continue
+            with open(path, "r+b") as file:
+                return np.frombuffer(mmap.mmap(file.fileno(), length), np.uint8).reshape(
+                    -1, PAGE_SIZE
+                )
+        raise AssertionError(f"QEMU has no file of {length} bytes open")
