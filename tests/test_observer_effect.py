@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from conftest import PAGE, fill_page
+from invented import PAGE, fill_page
 from subject import LENGTH, pagemap, subject
 
 import pysampler

@@ -2,7 +2,7 @@ import os
 
 import numpy as np
 import pytest
-from conftest import PAGE, ScriptedClock, fill_page
+from invented import PAGE, ScriptedClock, fill_page
 
 import pysampler
 from pysampler import Status
