@@ -210,6 +210,13 @@ static inline uint64_t xxh3_finish(const uint64_t acc[8], size_t page_size)
 
 #endif
 
+READS_GUEST static uint64_t touch(const struct ps_hasher *hasher, const uint8_t *page,
+                                  size_t page_size, const uint8_t *ahead)
+{
+    (void)hasher, (void)page_size, (void)ahead;
+    return load(page);
+}
+
 /* ---- CRC-32 ---- */
 
 READS_GUEST static uint64_t crc32_by_zlib(const struct ps_hasher *hasher, const uint8_t *page,
@@ -257,6 +264,8 @@ ps_kernel ps_kernel_of(const struct ps_hasher *hasher)
     if (hasher->simd < PS_SIMD_BASE || hasher->simd > ps_simd_best())
         return NULL;
     switch (hasher->hash) {
+    case PS_HASH_TOUCH:
+        return touch;
     case PS_HASH_READ:
         return READ[hasher->simd];
     case PS_HASH_XXH64:

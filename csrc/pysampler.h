@@ -23,7 +23,8 @@
  * has seed 0, the default secret and 64 bits.
  */
 enum ps_hash {
-    PS_HASH_READ, /* no hash: reads every line and folds it; the floor of a pass */
+    PS_HASH_TOUCH, /* no hash: reads one word, which faults the page in */
+    PS_HASH_READ,  /* no hash: reads every line and folds it; the floor of a pass */
     PS_HASH_XXH64,
     PS_HASH_XXH3,
     PS_HASH_CRC32, /* needs ps_hasher.crc32 */

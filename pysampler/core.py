@@ -32,6 +32,7 @@ HUGETLBFS_MAGIC = 0x958458F6
 class Hash(enum.IntEnum):
     """What is computed of a page."""
 
+    TOUCH = lib.PS_HASH_TOUCH
     READ = lib.PS_HASH_READ
     XXH64 = lib.PS_HASH_XXH64
     XXH3 = lib.PS_HASH_XXH3

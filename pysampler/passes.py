@@ -91,10 +91,10 @@ class Passes:
         self._by_address = _by_address(plan.vfns) if plan.stratified else None
 
     def warm_up(self) -> None:
-        """Read every sample once.
+        """Touch every sample once.
 
-        The first read of a page through a new mapping faults it in here, which takes longer than
-        the read. Were that left to the baseline pass, it would be slower than the compare
+        The first touch of a page through a new mapping faults it in here, which takes longer
+        than to read it. Were that left to the baseline pass, it would be slower than the compare
         passes, and the time between two reads of a page shorter than the period.
         """
         self._run(self._touch)
@@ -126,7 +126,7 @@ class Passes:
         return PassCount(sum(c.pages for c in counts), sum(c.unreadable for c in counts))
 
     def _touch(self, part: _Slice) -> PassCount:
-        self._hash(part, Hasher(core.Hash.READ))
+        self._hash(part, Hasher(core.Hash.TOUCH))
         return PassCount(0, 0)
 
     def _hash_baseline(self, part: _Slice) -> PassCount:
