@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: MIT
+"""Measure what a pass over cold random pages costs, in ns per page, side by side in one run.
+
+Each round gives every contender its own fresh random pages, in shuffled order; a ratio is the
+median of the rounds' ratios, so that what slows the machine down for a while slows down both
+sides. docs/benchmarks.md says what the contenders are and how to read the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import math
+import mmap
+import multiprocessing
+import os
+import platform
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyperf
+from rich.console import Console
+from rich.table import Table
+
+from pysampler import _native, core
+from pysampler.core import Hash, Hasher, Simd
+from pysampler.units import format_size, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from multiprocessing.connection import Connection
+
+    from pysampler.core import VfnArray
+
+PAGE_SIZE = 4096
+BATCH_PAGES = 32  # as the sampler's own reader of process memory
+UNSTABLE = 0.1  # interquartile range over median
+
+
+@dataclass
+class Contender:
+    """One way to go over a list of pages, and the seconds per page of each round."""
+
+    name: str
+    run: Callable[[VfnArray], None]
+    seconds: list[float] = field(default_factory=list)
+
+    def median(self) -> float:
+        """Return the median, seconds per page."""
+        return statistics.median(self.seconds)
+
+    def spread(self) -> float:
+        """Return the interquartile range as a part of the median."""
+        low, _, high = statistics.quantiles(self.seconds, n=4)
+        return (high - low) / self.median()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A bound on the ratio of two contenders' times."""
+
+    over: str
+    under: str
+    at_most: float = math.inf
+    at_least: float = 0.0
+
+    def __str__(self) -> str:
+        bound = f"<= {self.at_most}" if self.at_most < math.inf else f">= {self.at_least}"
+        return f"{self.over} / {self.under} {bound}"
+
+
+WANTED = (
+    Wanted("b xxh3", "a bare read", at_most=1.15),
+    Wanted("c xxh64", "a bare read", at_most=1.6),
+    Wanted("d xxh64, QEMU's loop", "c xxh64", at_least=2),
+    Wanted("e crc32, old QEMU's loop", "b xxh3", at_least=4),
+    Wanted("g remote pass, xxh3", "f process_vm_readv", at_most=1.3),
+    Wanted("b xxh3, 2 MiB pages", "a bare read, 2 MiB pages", at_most=1.35),
+    Wanted("b xxh3", "b xxh3, two threads", at_least=1.7),
+)
+
+
+def mapped(hasher: Hasher, memory: mmap.mmap) -> Callable[[VfnArray], None]:
+    """Return a pass over pages of memory mapped here."""
+
+    def run(vfns: VfnArray) -> None:
+        hashes = np.empty(len(vfns), dtype=np.uint64)
+        assert core.hash_mapped(hasher, memory, PAGE_SIZE, vfns, hashes) == len(vfns)
+
+    return run
+
+
+def in_two_threads(
+    run: Callable[[VfnArray], None], pool: ThreadPoolExecutor
+) -> Callable[[VfnArray], None]:
+    """Return a pass of which two threads take a half each."""
+
+    def run_both(vfns: VfnArray) -> None:
+        list(pool.map(run, np.array_split(vfns, 2)))
+
+    return run_both
+
+
+def remote(hasher: Hasher, pid: int, address: int) -> Callable[[VfnArray], None]:
+    """Return our pass over another process's pages."""
+    staging = bytearray(BATCH_PAGES * PAGE_SIZE)
+
+    def run(vfns: VfnArray) -> None:
+        hashes = np.empty(len(vfns), dtype=np.uint64)
+        done = core.hash_remote(hasher, pid, address, PAGE_SIZE, vfns, staging, hashes)
+        assert done == len(vfns)
+
+    return run
+
+
+class Iovec(ctypes.Structure):
+    """The C library's struct iovec."""
+
+    _fields_ = (("base", ctypes.c_size_t), ("length", ctypes.c_size_t))
+
+
+def process_vm_readv_alone(pid: int, address: int, n: int) -> Callable[[VfnArray], None]:
+    """Return the system call of our remote pass in the same batches, without hashing."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    staging = np.zeros(BATCH_PAGES * PAGE_SIZE, dtype=np.uint8)
+    local = Iovec(staging.ctypes.data, len(staging))
+    pages = np.full((n, 2), PAGE_SIZE, dtype=np.uint64)  # n times struct iovec
+    batches = [ctypes.c_void_p(pages[at:].ctypes.data) for at in range(0, n, BATCH_PAGES)]
+
+    def run(vfns: VfnArray) -> None:
+        pages[:, 0] = address + vfns * PAGE_SIZE
+        for batch in batches:
+            got = libc.process_vm_readv(pid, ctypes.byref(local), 1, batch, BATCH_PAGES, 0)
+            assert got == len(staging)
+
+    return run
+
+
+@contextmanager
+def random_memory(size: int, *, huge: bool = False, private: bool = False) -> Iterator[mmap.mmap]:
+    """Map memory full of random bytes: of a memfd unless private, in 4 KiB pages unless huge."""
+    fd = -1 if private else os.memfd_create("bench")
+    try:
+        if fd >= 0:
+            os.truncate(fd, size)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if private else mmap.MAP_SHARED
+        with mmap.mmap(fd, size, flags=flags) as memory:
+            memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
+            generator = np.random.Generator(np.random.SFC64())
+            while chunk := min(64 << 20, size - memory.tell()):
+                memory.write(generator.bytes(chunk))
+            yield memory
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def huge_part(memory: mmap.mmap) -> float:
+    """Return which part of a private mapping is made of 2 MiB pages."""
+    start = f"{core.address_of(memory):x}-"
+    with open("/proc/self/smaps", encoding="ascii") as smaps:
+        of_mapping = smaps.read().partition(f"\n{start}")[2]
+    match = re.search(r"^AnonHugePages: *(\d+) kB", of_mapping, re.MULTILINE)
+    assert match
+    return int(match[1]) * 1024 / len(memory)
+
+
+def hold_memory(size: int, sender: Connection) -> None:
+    """Be the process whose private memory is read, until killed."""
+    with random_memory(size, private=True) as memory:
+        sender.send(core.address_of(memory))
+        while True:
+            time.sleep(3600)
+
+
+def race(contenders: list[Contender], size: int, rounds: int, pages: int) -> None:
+    """Let every contender run once a round, in shuffled order, over fresh random pages."""
+    generator = np.random.default_rng()
+    for turn in range(rounds + 1):
+        for contender in random.sample(contenders, len(contenders)):
+            vfns = generator.integers(0, size // PAGE_SIZE, pages, dtype=np.uint64)
+            start = time.perf_counter_ns()
+            contender.run(vfns)
+            elapsed = time.perf_counter_ns() - start
+            if turn > 0:  # the first round only warms up
+                contender.seconds.append(elapsed / pages / 1e9)
+
+
+def measure(args: argparse.Namespace, console: Console) -> dict[str, Contender]:
+    """Run all contenders; return them by name."""
+    size, rounds, pages = args.size, args.rounds, args.pages
+    read, xxh3 = Hasher(Hash.READ), Hasher(Hash.XXH3)
+    found: list[Contender] = []
+
+    def run(*contenders: Contender) -> None:
+        race(list(contenders), size, rounds, pages)
+        found.extend(contenders)
+
+    with (
+        console.status(f"{format_size(size)} of a memfd in 4 KiB pages"),
+        random_memory(size) as memory,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        run(
+            Contender("a bare read", mapped(read, memory)),
+            Contender("b xxh3", mapped(xxh3, memory)),
+            Contender("b xxh3, two threads", in_two_threads(mapped(xxh3, memory), pool)),
+            Contender("c xxh64", mapped(Hasher(Hash.XXH64), memory)),
+            Contender("d xxh64, QEMU's loop", mapped(Hasher(Hash.XXH64, Simd.BASE, False), memory)),
+            Contender("e crc32, old QEMU's loop", mapped(Hasher(Hash.CRC32, None, False), memory)),
+        )
+    with (
+        console.status(f"{format_size(size)} in 2 MiB pages"),
+        random_memory(size, huge=True, private=True) as memory,
+    ):
+        if huge_part(memory) > 0.99:
+            run(
+                Contender("a bare read, 2 MiB pages", mapped(read, memory)),
+                Contender("b xxh3, 2 MiB pages", mapped(xxh3, memory)),
+                Contender("c xxh64, 2 MiB pages", mapped(Hasher(Hash.XXH64), memory)),
+            )
+        else:
+            console.print("2 MiB pages: the kernel gave too few; see transparent_hugepage/enabled")
+    with console.status(f"{format_size(size)} of another process"):
+        processes = multiprocessing.get_context("spawn")
+        receiver, sender = processes.Pipe(duplex=False)
+        child = processes.Process(target=hold_memory, args=(size, sender), daemon=True)
+        child.start()
+        try:
+            address = receiver.recv()
+            run(
+                Contender(
+                    "f process_vm_readv", process_vm_readv_alone(child.pid or 0, address, pages)
+                ),
+                Contender("g remote pass, xxh3", remote(xxh3, child.pid or 0, address)),
+                Contender(
+                    "g remote pass, xxh64", remote(Hasher(Hash.XXH64), child.pid or 0, address)
+                ),
+            )
+        finally:
+            child.kill()
+            child.join()
+    return {contender.name: contender for contender in found}
+
+
+def interval_of_median(values: list[float]) -> tuple[float, float]:
+    """Return an interval that holds the true median with at least 95 % confidence."""
+    n = len(values)
+    rank, tail = -1, 0.0
+    while tail + math.comb(n, rank + 1) / 2**n <= 0.025:
+        rank += 1
+        tail += math.comb(n, rank) / 2**n
+    ordered = sorted(values)
+    return ordered[max(rank, 0)], ordered[n - 1 - max(rank, 0)]
+
+
+def verdict(wanted: Wanted, ratios: list[float]) -> str:
+    """Return whether the wanted bound holds; unclear when the interval reaches past it."""
+    met = [
+        wanted.at_least <= edge <= wanted.at_most
+        for edge in (*interval_of_median(ratios), statistics.median(ratios))
+    ]
+    if all(met):
+        return "yes"
+    return "unclear" if any(met) else "no"
+
+
+def ratios_of(wanted: Wanted, contenders: dict[str, Contender]) -> list[float]:
+    """Return the ratio of each round."""
+    over, under = contenders[wanted.over].seconds, contenders[wanted.under].seconds
+    return [a / b for a, b in zip(over, under, strict=True)]
+
+
+def show(contenders: dict[str, Contender], console: Console) -> None:
+    """Print both tables."""
+    times = Table(title="ns per page of 4096 bytes")
+    times.add_column("pass")
+    for column in ("median", "min", "IQR", ""):
+        times.add_column(column, justify="right")
+    for contender in contenders.values():
+        times.add_row(
+            contender.name,
+            f"{1e9 * contender.median():.0f}",
+            f"{1e9 * min(contender.seconds):.0f}",
+            f"{100 * contender.spread():.0f} %",
+            "unstable" if contender.spread() > UNSTABLE else "",
+        )
+    console.print(times)
+    table = Table(title="ratios")
+    for column in ("wanted", "median", "95 % interval", "met"):
+        table.add_column(column)
+    for wanted in WANTED:
+        if wanted.over in contenders and wanted.under in contenders:
+            ratios = ratios_of(wanted, contenders)
+            low, high = interval_of_median(ratios)
+            median = statistics.median(ratios)
+            table.add_row(
+                str(wanted), f"{median:.2f}", f"{low:.2f} .. {high:.2f}", verdict(wanted, ratios)
+            )
+        else:
+            table.add_row(str(wanted), "", "", "not measured")
+    console.print(table)
+
+
+def commit() -> str:
+    """Return the commit that is measured, with -dirty when files differ from it."""
+    git = subprocess.run(
+        ["git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return git.stdout.strip() or "unknown"
+
+
+def compiler() -> str:
+    """Return the compiler that left its name in the C core."""
+    with open(_native.__file__, "rb") as library:
+        match = re.search(rb"GCC: \(([^\0]+)|clang version [^\0]+", library.read())
+    return match[0].decode("ascii", "replace") if match else "unknown"
+
+
+def describe(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a figure must travel with, beside what pyperf finds out by itself."""
+    return {
+        "kernel": platform.release(),
+        "compiler": compiler(),
+        "simd": core.simd_best().name,
+        "zlib": core.zlib_version(),
+        "commit": commit(),
+        "memory": format_size(args.size),
+        "pages_per_round": args.pages,
+    }
+
+
+def dump(contenders: dict[str, Contender], machine: dict[str, Any], path: str) -> None:
+    """Write the values of all rounds in pyperf's format."""
+    pyperf.BenchmarkSuite(
+        [
+            pyperf.Benchmark(
+                [
+                    pyperf.Run(
+                        contender.seconds,
+                        metadata={"name": contender.name, "unit": "second", **machine},
+                    )
+                ]
+            )
+            for contender in contenders.values()
+        ]
+    ).dump(path, replace=True)
+
+
+def size_argument(text: str) -> int:
+    """Return a size in whole 2 MiB pages."""
+    size = parse_size(text) // (2 << 20) * (2 << 20)
+    if size < 64 << 20:
+        raise argparse.ArgumentTypeError("64M is the least; below some GiB pages are not cold")
+    return size
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--size",
+        type=size_argument,
+        default="4G",
+        help="memory to sample; one such block at a time is held (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        choices=range(11, 10_000),
+        metavar="N",
+        default=101,
+        help="how often each contender runs, 11 or more (default: %(default)s)",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write all values as pyperf's JSON")
+    args = parser.parse_args()
+    args.pages = 8192  # 32 MiB a run: longer than a time slice's noise, shorter than patience
+    console = Console(soft_wrap=True)
+    machine = describe(args)
+    contenders = measure(args, console)
+    everything = {**pyperf.Run([1.0], metadata=machine).get_metadata(), **machine}
+    for name in ("cpu_model_name", "cpu_config", "kernel", "load_avg_1min"):
+        everything.setdefault(name, "unknown")
+    print("\n".join(f"{name}: {everything[name]}" for name in ("cpu_model_name", "cpu_config")))
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    show(contenders, console)
+    if args.output:
+        dump(contenders, machine, args.output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
