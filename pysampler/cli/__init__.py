@@ -11,6 +11,7 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 
 import pysampler
 from pysampler.errors import PysamplerError
@@ -19,6 +20,7 @@ from pysampler.errors import PysamplerError
 VERBS: dict[str, str] = {
     "sample": "sample memory and print its dirty-page vector as JSON",
     "blocks": "list the RAMBlocks that would be sampled, and how each would be read",
+    "completion": "print completions for a shell",
     "doctor": "say what works on this machine, and for what does not, why and the cure",
 }
 
@@ -46,15 +48,15 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser(verb).parse_args(words)
     try:
         code: int = importlib.import_module(f"pysampler.cli.{args.verb}").run(args)
-    except PysamplerError as error:
-        if args.debug:
-            raise
-        print(f"pysampler {args.verb}: {error}", file=sys.stderr)
-        return error.exit_code
     except BrokenPipeError:
         # The reader of our stdout went away; do not let the interpreter's exit complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (PysamplerError, OSError, MemoryError) as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"pysampler {args.verb}: {error or 'not enough memory'}", file=sys.stderr)
+        return error.exit_code if isinstance(error, PysamplerError) else 1
     except KeyboardInterrupt:
         print(f"pysampler {args.verb}: interrupted", file=sys.stderr)
         return 130

@@ -75,7 +75,10 @@ class FileReader:
             )
         # A huge folio at the end of a tmpfs file may reach past it and make up for a hole.
         beyond = -status.st_size % _HUGE_FOLIO if self._is_tmpfs else 0
-        self._has_holes = status.st_blocks * 512 - beyond < status.st_size
+        allocated = status.st_blocks * 512 - beyond
+        # A hole on a disk is not filled by reading it.
+        is_memory = self._is_tmpfs or self._is_hugetlbfs
+        self._has_holes = is_memory and allocated < status.st_size
         self._may_be_swapped = self._is_tmpfs and _swap_in_use()
 
     def states(

@@ -263,3 +263,10 @@ def test_doctor_reports_what_it_tried():
     assert by_name["private memory of another process"]["works"]
     assert "GB/s" in by_name["hash XXH64"]["detail"]
     assert all(finding["works"] or finding["detail"] for finding in findings)
+
+
+def test_completion_knows_every_verb_and_option():
+    pytest.importorskip("shtab", reason="the extra `completion` is not installed")
+    text = pysampler("completion", "bash").stdout
+    for word in ("sample", "blocks", "doctor", "--calc-time", "--json"):
+        assert word in text
