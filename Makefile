@@ -93,7 +93,8 @@ fuzz: $(DEV) ## feed the JSON reader with what nobody would write, FUZZ_SECONDS=
 
 .PHONY: bench
 bench: $(BENCH) ## measure passes over cold pages, 4 GiB, a few minutes
-	$(BIN)/python bench/hash.py
+	@mkdir -p bench/results
+	$(BIN)/python bench/pass.py
 
 .PHONY: clean
 clean: ## remove everything that was made here

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from real_qemu import PAGE_SIZE
+from real_qemu import PAGE_SIZE, Qemu
 
 from pysampler import Measurement, core
 from pysampler.units import MIB
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.integration
 
 # So few that QEMU draws nothing from its blocks of 128 KiB, whose content we do not know.
 SAMPLE_PAGES = 8191
-LENGTHS = {"ram0": 384 * MIB, "ram1": 160 * MIB, "pc.bios": MIB // 4}
+LENGTHS = {"ram0": 256 * MIB, "ram1": 96 * MIB, "pc.bios": MIB // 4}
 
 
 @pytest.fixture
@@ -26,12 +26,13 @@ def bios(tmp_path, rng):
 
 
 @pytest.fixture
-def qemu(start_qemu, bios):
+def qemu(tmp_path, bios):
     backend = "memory-backend-memfd,share=on"
-    with start_qemu(
-        *("-machine", "q35", "-bios", str(bios), "-m", "544M", "-smp", "2"),
-        *("-object", f"{backend},id=ram0,size=384M", "-numa", "node,cpus=0,memdev=ram0"),
-        *("-object", f"{backend},id=ram1,size=160M", "-numa", "node,cpus=1,memdev=ram1"),
+    with Qemu(
+        tmp_path,
+        *("-machine", "q35", "-bios", str(bios), "-m", "352M", "-smp", "2"),
+        *("-object", f"{backend},id=ram0,size=256M", "-numa", "node,cpus=0,memdev=ram0"),
+        *("-object", f"{backend},id=ram1,size=96M", "-numa", "node,cpus=1,memdev=ram1"),
     ) as running:
         yield running
 
@@ -60,7 +61,7 @@ def test_every_hash_that_qemu_traces_equals_ours_before_and_after_writes(qemu, b
     written = {idstr: rng.random(len(pages)) < 0.3 for idstr, pages in ram.items()}
     written["pc.bios"] = np.zeros(LENGTHS["pc.bios"] // PAGE_SIZE, dtype=bool)
 
-    qemu.command("calc-dirty-rate", calc_time=1, sample_pages=SAMPLE_PAGES)
+    qemu.command("calc-dirty-rate", calc_time=2, sample_pages=SAMPLE_PAGES)
     qemu.wait_for_traced(n_samples)
     for idstr, pages in ram.items():
         # One byte is enough, and CRC-32 is sure to notice it.
@@ -88,14 +89,14 @@ def test_every_hash_that_qemu_traces_equals_ours_before_and_after_writes(qemu, b
         assert dirty == [bool(written[idstr][page.vfn]) for page in first]
         n_dirty += sum(dirty)
 
-    # QEMU divides by the time that passed, which is a little more than the second asked for.
+    # QEMU divides by the time that passed, which is a little more than was asked for.
     ours = Measurement(
         page_size=PAGE_SIZE,
-        periods=(1000,),
+        periods=(2000,),
         n_dirty_pages=(n_dirty,),
         n_sampled_pages=n_samples,
         n_zero_pages=0,
         n_total_pages=sum(n for n in lengths.values() if n >= 128 << 10) // PAGE_SIZE,
-        calc_time_ms=1000,
+        calc_time_ms=2000,
     ).dirty_rate
     assert ours - 2 - ours // 50 <= reply["dirty-rate"] <= ours
