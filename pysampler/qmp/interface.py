@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""What the server needs of a guest, and of what measures it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pysampler.clock import Clock
+    from pysampler.measurement import Measurement, Mode
+    from pysampler.units import CalcTimeUnit
+
+
+class Block(Protocol):
+    """A RAMBlock."""
+
+    @property
+    def idstr(self) -> str:
+        """Its name, ``pc.ram``."""
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+
+
+class Vcpu(Protocol):
+    """One vCPU at one moment."""
+
+    @property
+    def index(self) -> int:
+        """From 0."""
+
+    @property
+    def thread_id(self) -> int:
+        """Its OS thread."""
+
+    @property
+    def workload(self) -> str:
+        """What it runs now, as written on the command line."""
+
+    @property
+    def writes(self) -> int:
+        """Writes since the guest started."""
+
+    @property
+    def writes_per_second(self) -> float:
+        """Over about the last second."""
+
+
+class Guest(Protocol):
+    """The guest. Its methods are called from any thread.
+
+    `blocks`, `running` and `vcpus` are read in the event loop and must not block; the
+    others may.
+    """
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """Its RAMBlocks, the main one first."""
+
+    @property
+    def running(self) -> bool:
+        """False between `stop` and `cont`."""
+
+    def stop(self) -> None:
+        """Stop the vCPUs; nothing happens when they are stopped."""
+
+    def cont(self) -> None:
+        """Let them go on; nothing happens when they run."""
+
+    def vcpus(self) -> Sequence[Vcpu]:
+        """Return a snapshot of the vCPUs."""
+
+    def count_dirty_since(self, monotonic_ns: int) -> dict[str, int]:
+        """Return how many pages of each block, by idstr, were written since that time.
+
+        Raises:
+            MissingFeatureError: the guest does not keep the truth; the message names the cure.
+        """
+
+    def request_shutdown(self) -> None:
+        """Ask the process to end; return at once."""
+
+
+class Measure(Protocol):
+    """Measures the guest.
+
+    Attributes:
+        modes: what can be had.
+    """
+
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """What can be had."""
+
+    def __call__(
+        self,
+        *,
+        mode: Mode,
+        calc_time_ms: int,
+        calc_time_unit: CalcTimeUnit,
+        sample_pages: int,
+        clock: Clock,
+    ) -> Iterator[Measurement]:
+        """Measure; yield the vector after each period, the last one with status measured.
+
+        Called and iterated in a thread of its own. ``clock.wait_until`` raises
+        MeasurementInterruptedError when the server closes.
+
+        Raises:
+            PysamplerError: the measurement failed.
+        """

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""The QMP server: an event loop in a thread of its own, beside the guest's vCPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from pysampler.qmp.address import Listener, listen
+from pysampler.qmp.commands import Monitor
+from pysampler.qmp.dirty_rate import DirtyRate
+from pysampler.qmp.messages import event
+from pysampler.qmp.session import FAREWELL_S, Session
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable
+
+    from pysampler.qmp.interface import Guest, Measure
+
+MAX_CLIENTS = 64
+
+
+class QmpServer:
+    """Serves QMP for a guest.
+
+    >>> server = QmpServer(guest, measure, "unix:guest.sock")
+    >>> server.start()
+    >>> guest.shutdown_requested.wait()
+    >>> server.close()
+
+    Args:
+        guest: what is served; it outlives the server.
+        measure: what calc-dirty-rate runs.
+        address: ``unix:PATH`` or ``tcp:HOST:PORT``; once started, with the real port.
+    """
+
+    def __init__(self, guest: Guest, measure: Measure, address: str) -> None:
+        self.address = address
+        self._dirty_rate = DirtyRate(measure)
+        self._monitor = Monitor(guest, self._dirty_rate, self._emit, self.shutdown)
+        self._sessions: set[Session] = set()
+        self._may_say_shutdown = threading.Semaphore(1)
+        # One thread: stop and cont of several clients take their turns.
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="qmp-aside")
+        self._stopping = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to serve. Clients can connect when it returns.
+
+        Raises:
+            UsageError: the address is neither unix nor loopback TCP.
+            SourceError: it cannot be had.
+        """
+        listener = listen(self.address)
+        self.address = listener.address
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(listener, ready), name="qmp", daemon=True
+        )
+        self._thread.start()
+        ready.wait()
+
+    def shutdown(self, reason: str) -> None:
+        """Tell the clients that the guest ends: ``host-qmp-quit``, ``host-signal``. Only once."""
+        if self._may_say_shutdown.acquire(blocking=False):
+            self._emit("SHUTDOWN", {"guest": False, "reason": reason})
+
+    def close(self) -> None:
+        """Send what is unsent, end a running measurement, remove the socket.
+
+        A second call does nothing.
+        """
+        if self._loop is not None and self._thread is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+        self._dirty_rate.close()
+        self._aside.shutdown(wait=False)
+
+    def _run(self, listener: Listener, ready: threading.Event) -> None:
+        try:
+            asyncio.run(self._serve(listener, ready))
+        finally:
+            listener.close()
+
+    async def _serve(self, listener: Listener, ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        listener.socket.setblocking(False)
+        self._loop.add_reader(listener.socket, self._accept, listener.socket)
+        ready.set()
+        await self._stopping.wait()
+        self._loop.remove_reader(listener.socket)
+        sessions = tuple(self._sessions)
+        if not sessions:
+            return
+        tasks = [session.task for session in sessions]
+        for session in sessions:
+            session.close()
+        await asyncio.wait(tasks, timeout=FAREWELL_S)
+        for session in sessions:
+            session.abort()
+        await asyncio.wait(tasks)
+
+    def _accept(self, listening: socket.socket) -> None:
+        # By hand: asyncio's own servers lose clients that come while they close.
+        try:
+            connection, _ = listening.accept()
+        except OSError:  # gone again; or too many open files, and then it waits for its turn
+            return
+        if len(self._sessions) >= MAX_CLIENTS:
+            connection.close()
+            return
+        session = Session(connection, self._monitor, self._run_aside)
+        self._sessions.add(session)
+        session.task.add_done_callback(lambda _: self._sessions.discard(session))
+
+    def _run_aside(self, function: Callable[[], Any]) -> Awaitable[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._aside, function)
+
+    def _emit(self, name: str, data: dict[str, Any] | None = None) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._broadcast, event(name, data))
+
+    def _broadcast(self, message: bytes) -> None:
+        for session in tuple(self._sessions):
+            session.send_event(message)

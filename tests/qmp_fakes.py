@@ -1,0 +1,156 @@
+"""A guest without memory, and a measurement without time."""
+
+import socket
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from pysampler import Measurement, Mode, Status
+from pysampler.errors import MissingFeatureError
+from pysampler.qmp.server import QmpServer
+
+TIMEOUT_S = 20  # of what happens at once; only a failing test waits for it
+
+
+@dataclass(frozen=True)
+class FakeBlock:
+    idstr: str
+    length: int
+
+
+@dataclass(frozen=True)
+class FakeVcpu:
+    index: int
+    thread_id: int
+    workload: str = "uniform:wps=500k"
+    writes: int = 12_345
+    writes_per_second: float = 499_999.6
+
+
+@dataclass
+class FakeGuest:
+    blocks: tuple = (FakeBlock("pc.ram", 1 << 28), FakeBlock("vga", 16 << 20))
+    running: bool = True
+    truth: bool = True
+    shutdown_requested: threading.Event = field(default_factory=threading.Event)
+
+    def stop(self):
+        self.running = False
+
+    def cont(self):
+        self.running = True
+
+    def vcpus(self):
+        return (FakeVcpu(0, 4001), FakeVcpu(1, 4002, "idle", 0, 0.0))
+
+    def count_dirty_since(self, monotonic_ns):
+        if not self.truth:
+            raise MissingFeatureError("the guest keeps no truth; start it with --truth")
+        return {"pc.ram": monotonic_ns % 1000, "vga": 1}
+
+    def request_shutdown(self):
+        self.shutdown_requested.set()
+
+
+VECTOR = Measurement(
+    page_size=4096,
+    periods=(125,),
+    n_dirty_pages=(3,),
+    n_sampled_pages=128,
+    n_zero_pages=60,
+    n_total_pages=65536,
+    sample_pages=512,
+    calc_time_ms=1000,
+    status=Status.MEASURING,
+    details={"confidence": 0.95},
+)
+
+
+class FakeMeasure:
+    """Yields one period at once and the last one when the test says `finish`."""
+
+    def __init__(self, modes=(Mode.PAGE_SAMPLING, Mode.DIRTY_BITMAP)):
+        self.modes = frozenset(modes)
+        self.asked = []
+        self.finish = threading.Event()
+        self.first_period = threading.Event()
+        self.error = None
+        self.closed = threading.Event()
+
+    def __call__(self, *, clock, **asked):
+        self.asked.append(asked)
+        part = replace(
+            VECTOR,
+            mode=asked["mode"],
+            calc_time_ms=asked["calc_time_ms"],
+            calc_time_unit=asked["calc_time_unit"],
+            vcpu_dirty_rate=((0, 5), (1, 7)) if asked["mode"] is Mode.DIRTY_RING else (),
+        )
+        try:
+            yield part
+            self.first_period.set()
+            while not self.finish.is_set():
+                clock.wait_until(clock.now_ns() + 1_000_000)
+            if self.error is not None:
+                raise self.error
+            yield replace(
+                part,
+                periods=(125, asked["calc_time_ms"] + 1),
+                n_dirty_pages=(3, 28),
+                status=Status.MEASURED,
+            )
+        finally:
+            self.closed.set()
+
+
+class Client:
+    """A plain socket; reads what QEMU ends with CR LF."""
+
+    def __init__(self, address):
+        kind, _, where = address.partition(":")
+        if kind == "unix":
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(where)
+        else:
+            host, _, port = where.rpartition(":")
+            self.socket = socket.create_connection((host.strip("[]"), int(port)))
+        self.socket.settimeout(TIMEOUT_S)
+        self.file = self.socket.makefile("rb")
+
+    def send(self, data):
+        self.socket.sendall(data)
+
+    def line(self):
+        line = self.file.readline()
+        assert line == b"" or line.endswith(b"\r\n")
+        return line[:-2].decode("ascii")
+
+    def ask(self, request):
+        self.send(request.encode() if isinstance(request, str) else request)
+        return self.line()
+
+    def negotiate(self, request='{"execute": "qmp_capabilities"}'):
+        assert self.line().startswith('{"QMP": ')
+        assert self.ask(request) == '{"return": {}}'
+        return self
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+@contextmanager
+def serving(address, guest=None, measure=None):
+    guest = guest or FakeGuest()
+    server = QmpServer(guest, measure or FakeMeasure(), address)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.close()
