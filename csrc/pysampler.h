@@ -129,6 +129,119 @@ int ps_file_system(int fd, int64_t *magic_ret);
 int ps_states_of_process(int fd, uint64_t address, size_t page_size, const uint64_t *vfns,
                          size_t n, uint8_t *states_ret);
 
+/* ---- exact tracking: uffd.c, pagemap.c ---- */
+
+enum ps_uffd_kind {
+    PS_UFFD_ASYNC,    /* the kernel resolves write faults itself; PAGEMAP_SCAN tells of them */
+    PS_UFFD_MESSAGES, /* a write waits for the answer to its message, which names its thread */
+};
+
+/*
+ * Open a userfaultfd of this address space for write-protection, with all the features its kind needs.
+ * Returns the descriptor. -EPERM: not allowed; -ENOSYS: the kernel has none;
+ * -EOPNOTSUPP: the kernel lacks a feature.
+ */
+int ps_uffd_open(int kind);
+
+/* The features of a kind, as /proc/PID/fdinfo shows those of a descriptor. Pre: a legal kind. */
+uint64_t ps_uffd_features(int kind);
+
+/*
+ * A copy of descriptor fd of process pid. A userfaultfd stays one of that process's address space.
+ * Returns the copy, or -errno of pidfd_open() or pidfd_getfd(); -EPERM: not allowed.
+ */
+int ps_uffd_copy(int pid, int fd);
+
+/*
+ * Register memory, give it back (those who wait for it go on), protect it. Addresses and lengths are whole pages.
+ * Return 0 or -errno of the ioctl; -EBUSY: registered with another userfaultfd.
+ */
+int ps_uffd_register(int uffd, uint64_t address, uint64_t length);
+int ps_uffd_unregister(int uffd, uint64_t address, uint64_t length);
+int ps_uffd_protect(int uffd, uint64_t address, uint64_t length);
+
+/* Memory under tracking; its first page has bit first_bit of a bitmap, least significant first. */
+struct ps_range {
+    uint64_t address;
+    uint64_t length;
+    uint64_t first_bit;
+};
+
+/*
+ * Set the bits of the pages written since they were protected, by /proc/PID/pagemap; other bits stay. The
+ * pages stay as they are.
+ * Returns how many bits were not set before. -EPERM: a part is not registered with a
+ * PS_UFFD_ASYNC descriptor; -ENOTTY: the kernel has no PAGEMAP_SCAN.
+ *
+ * Pre: the bitmap covers the range; page_size is the host's.
+ */
+int64_t ps_written_pages(int pagemap_fd, const struct ps_range *range, size_t page_size,
+                         uint8_t *bitmap_ret);
+
+/*
+ * Protect the written ones of protected pages again. Beside ps_uffd_protect(), which visits every page table
+ * entry to change it, this is quick.
+ * Returns 0 or an error of ps_written_pages().
+ */
+int ps_protect_written(int pagemap_fd, uint64_t address, uint64_t length);
+
+/*
+ * The same as ps_written_pages() by the soft-dirty bits of a pagemap.
+ * Returns how many bits were not set before, or -errno of pread(); -ESRCH: the process is gone.
+ */
+int64_t ps_soft_dirty_pages(int pagemap_fd, const struct ps_range *range, size_t page_size,
+                            uint8_t *bitmap_ret);
+
+/* The ring of one vCPU. */
+struct ps_ring {
+    uint64_t *entries;  /* bits of the pages written first by this thread, not harvested yet */
+    uint32_t n_entries; /* at most ps_ring_set.capacity */
+    uint32_t tid;       /* the thread, as its own process sees it */
+    uint64_t n_pages;   /* harvested pages that nobody had written before */
+    uint64_t n_full;    /* how often a write found the ring full */
+};
+
+/* A write that waits in its fault, as its ring is full. */
+struct ps_waiting {
+    uint64_t address;
+    uint32_t tid;
+    uint32_t unused;
+};
+
+struct ps_ring_set {
+    int uffd;           /* of kind PS_UFFD_MESSAGES */
+    int harvest_full;   /* 1: a full ring is harvested at once; 0: its thread waits for a request */
+    size_t page_size;   /* the host's */
+    size_t n_ranges;
+    const struct ps_range *ranges;
+    uint8_t *bitmap;    /* pages harvested */
+    size_t n_rings;     /* the last one is that of all threads which are no vCPU */
+    struct ps_ring *rings;
+    uint32_t capacity;  /* entries of each ring, at least 1 */
+    uint32_t n_waiting;
+    uint32_t max_waiting; /* at least 1 */
+    struct ps_waiting *waiting;
+};
+
+/* What may be asked of ps_ring_serve(). */
+enum ps_ring_request {
+    PS_RING_HARVEST = 1,    /* harvest all rings, let those who wait go on */
+    PS_RING_RESET = 1 << 8, /* the same, then forget all pages and protect them again */
+    PS_RING_STOP = 1 << 16, /* the same, then return */
+};
+
+/*
+ * Answer the messages of a userfaultfd until asked to stop, waiting for them meanwhile: to be called in a thread
+ * of its own. A request is added to the eventfd request_fd; when it is done, 1 is added to the eventfd reply_fd.
+ * A write is noted before it happens, so each write that has happened when a request is made is in the bitmap
+ * when it is answered.
+ *
+ * Returns 0 when stopped; -EBADF: a descriptor was closed; -ESRCH: the address space has ended.
+ *
+ * Pre: nothing in the set's own memory is under tracking; nobody else writes it meanwhile.
+ */
+int ps_ring_serve(struct ps_ring_set *set, int request_fd, int reply_fd);
+
 /* cdef: end */
 
 #endif

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: MIT */
+/* userfaultfd write-protection: memory is protected once, and each page's first write is noted,
+ * by the kernel alone (asynchronous) or by a message that stops the writer until it is answered. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "pysampler.h"
+
+/* Newer than the headers of some distributions we build on; from the kernel's documented ABI. */
+enum {
+    FEATURE_PAGEFAULT_FLAG_WP = 1 << 0,
+    FEATURE_THREAD_ID = 1 << 8,
+    FEATURE_WP_HUGETLBFS_SHMEM = 1 << 12, /* Linux 5.19 */
+    FEATURE_WP_UNPOPULATED = 1 << 13,     /* Linux 6.4 */
+    FEATURE_WP_ASYNC = 1 << 15,           /* Linux 6.7 */
+    OPEN_USER_MODE_ONLY = 1,              /* Linux 5.11 */
+};
+
+static const uint64_t FEATURES[] = {
+    [PS_UFFD_ASYNC] = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM |
+                      FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC,
+    [PS_UFFD_MESSAGES] = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM |
+                         FEATURE_WP_UNPOPULATED | FEATURE_THREAD_ID,
+};
+
+static int open_any_way(int kind)
+{
+    static const unsigned long NEW_FROM_DEVICE = _IO(0xAA, 0x00);
+    static const int FLAGS = O_CLOEXEC | O_NONBLOCK;
+
+    int fd = (int)syscall(SYS_userfaultfd, FLAGS);
+    if (fd >= 0 || errno != EPERM)
+        return fd >= 0 ? fd : -errno;
+    /* Some distributions let a group use the device instead. */
+    const int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    if (device >= 0) {
+        fd = ioctl(device, NEW_FROM_DEVICE, FLAGS);
+        close(device);
+        if (fd >= 0)
+            return fd;
+    }
+    if (kind != PS_UFFD_ASYNC)
+        return -EPERM;
+    /* Everybody may catch faults of user mode. That is not less here: an asynchronous fault of the
+     * kernel's own writes is resolved in place and never reaches the descriptor. */
+    fd = (int)syscall(SYS_userfaultfd, FLAGS | OPEN_USER_MODE_ONLY);
+    return fd >= 0 ? fd : -EPERM;
+}
+
+int ps_uffd_open(int kind)
+{
+    if (kind != PS_UFFD_ASYNC && kind != PS_UFFD_MESSAGES)
+        return -EINVAL;
+    const int fd = open_any_way(kind);
+    if (fd < 0)
+        return fd;
+    struct uffdio_api api = {.api = UFFD_API, .features = FEATURES[kind]};
+    if (ioctl(fd, UFFDIO_API, &api) < 0) {
+        const int error = errno;
+        close(fd);
+        return error == EINVAL ? -EOPNOTSUPP : -error;
+    }
+    return fd;
+}
+
+uint64_t ps_uffd_features(int kind)
+{
+    return FEATURES[kind];
+}
+
+int ps_uffd_copy(int pid, int fd)
+{
+    /* By number: the C library's names for these are younger than the calls. */
+    static const long PIDFD_OPEN = 434, PIDFD_GETFD = 438;
+
+    const int process = (int)syscall(PIDFD_OPEN, pid, 0);
+    if (process < 0)
+        return -errno;
+    const int copy = (int)syscall(PIDFD_GETFD, process, fd, 0);
+    const int error = errno;
+    close(process);
+    return copy >= 0 ? copy : -error;
+}
+
+int ps_uffd_register(int uffd, uint64_t address, uint64_t length)
+{
+    struct uffdio_register args = {
+        .range = {.start = address, .len = length},
+        .mode = UFFDIO_REGISTER_MODE_WP,
+    };
+    return ioctl(uffd, UFFDIO_REGISTER, &args) < 0 ? -errno : 0;
+}
+
+int ps_uffd_unregister(int uffd, uint64_t address, uint64_t length)
+{
+    struct uffdio_range range = {.start = address, .len = length};
+    const int error = ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0 ? -errno : 0;
+    /* The kernel itself wakes those who wait for missing pages only. */
+    ioctl(uffd, UFFDIO_WAKE, &range);
+    return error;
+}
+
+static int write_protect(int uffd, uint64_t address, uint64_t length, uint64_t mode)
+{
+    struct uffdio_writeprotect args = {.range = {.start = address, .len = length}, .mode = mode};
+
+    /* EAGAIN: the address space is just being changed by another thread. */
+    while (ioctl(uffd, UFFDIO_WRITEPROTECT, &args) < 0) {
+        if (errno != EAGAIN)
+            return -errno;
+        sched_yield();
+    }
+    return 0;
+}
+
+int ps_uffd_protect(int uffd, uint64_t address, uint64_t length)
+{
+    return write_protect(uffd, address, length, UFFDIO_WRITEPROTECT_MODE_WP);
+}
+
+/* ---- dirty rings ---- */
+
+static struct ps_ring *ring_of(const struct ps_ring_set *set, uint32_t tid)
+{
+    for (size_t i = 0; i + 1 < set->n_rings; i++)
+        if (set->rings[i].tid == tid)
+            return &set->rings[i];
+    return &set->rings[set->n_rings - 1];
+}
+
+static const struct ps_range *range_of(const struct ps_ring_set *set, uint64_t address)
+{
+    for (size_t i = 0; i < set->n_ranges; i++)
+        if (address - set->ranges[i].address < set->ranges[i].length)
+            return &set->ranges[i];
+    return NULL;
+}
+
+static void harvest(const struct ps_ring_set *set, struct ps_ring *ring)
+{
+    for (uint32_t i = 0; i < ring->n_entries; i++) {
+        const uint64_t bit = ring->entries[i];
+        const uint8_t mask = (uint8_t)(1u << (bit & 7));
+        /* Two threads may have met at one page before it was released: whose entry comes first
+         * gets it. */
+        if (!(set->bitmap[bit >> 3] & mask)) {
+            set->bitmap[bit >> 3] |= mask;
+            ring->n_pages++;
+        }
+    }
+    ring->n_entries = 0;
+}
+
+/* Let the writers of a page go on. */
+static int release(const struct ps_ring_set *set, uint64_t page)
+{
+    const int error = write_protect(set->uffd, page, set->page_size, 0);
+    if (error != -ENOENT)
+        return error;
+    /* It was unmapped or unregistered meanwhile; whoever waits for it must see for himself. */
+    struct uffdio_range range = {.start = page, .len = set->page_size};
+    ioctl(set->uffd, UFFDIO_WAKE, &range);
+    return 0;
+}
+
+/* Note a first write and let it happen. Returns 1 when its thread has to wait: the ring is full. */
+static int note(const struct ps_ring_set *set, uint32_t tid, uint64_t address)
+{
+    struct ps_ring *const ring = ring_of(set, tid);
+    const struct ps_range *const range = range_of(set, address);
+
+    if (range) {
+        if (ring->n_entries == set->capacity) {
+            ring->n_full++;
+            if (!set->harvest_full)
+                return 1;
+            harvest(set, ring);
+        }
+        ring->entries[ring->n_entries++] =
+            range->first_bit + (address - range->address) / set->page_size;
+    }
+    return release(set, address & ~((uint64_t)set->page_size - 1));
+}
+
+/* Try those who wait once more; the first of each ring that must go on waiting fills it again. */
+static int retry_waiting(struct ps_ring_set *set)
+{
+    const uint32_t n = set->n_waiting;
+
+    set->n_waiting = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct ps_waiting waiting = set->waiting[i];
+        const int result = note(set, waiting.tid, waiting.address);
+        if (result < 0)
+            return result;
+        if (result)
+            set->waiting[set->n_waiting++] = waiting;
+    }
+    return 0;
+}
+
+static int serve_messages(struct ps_ring_set *set)
+{
+    struct uffd_msg messages[64];
+
+    /* No message is taken that could not be kept waiting. */
+    size_t room = set->max_waiting - set->n_waiting;
+    if (room > sizeof messages / sizeof *messages)
+        room = sizeof messages / sizeof *messages;
+    const ssize_t got = read(set->uffd, messages, room * sizeof *messages);
+    if (got < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+    if (got == 0) /* the descriptor was replaced by that of something else */
+        return -EBADF;
+    for (size_t i = 0; i < (size_t)got / sizeof *messages; i++) {
+        if (messages[i].event != UFFD_EVENT_PAGEFAULT)
+            continue;
+        const uint32_t tid = messages[i].arg.pagefault.feat.ptid;
+        const uint64_t address = messages[i].arg.pagefault.address;
+        const int result = note(set, tid, address);
+        if (result < 0)
+            return result;
+        if (result)
+            set->waiting[set->n_waiting++] = (struct ps_waiting){address, tid, 0};
+    }
+    return 0;
+}
+
+/* Forget the pages harvested so far, so that their next write is a first one again. */
+static int reset(struct ps_ring_set *set)
+{
+    for (size_t i = 0; i < set->n_ranges; i++) {
+        const struct ps_range *const range = &set->ranges[i];
+        const uint64_t n = range->length / set->page_size;
+        for (uint64_t page = 0; page < n; page++) {
+            uint64_t run = 0;
+            for (; page + run < n; run++) {
+                const uint64_t bit = range->first_bit + page + run;
+                const uint8_t mask = (uint8_t)(1u << (bit & 7));
+                if (!(set->bitmap[bit >> 3] & mask))
+                    break;
+                set->bitmap[bit >> 3] &= (uint8_t)~mask;
+            }
+            const int error = run ? ps_uffd_protect(set->uffd,
+                                                    range->address + page * set->page_size,
+                                                    run * set->page_size)
+                                  : 0;
+            if (error < 0)
+                return error;
+            page += run;
+        }
+    }
+    for (size_t i = 0; i < set->n_rings; i++)
+        set->rings[i].n_pages = set->rings[i].n_full = 0;
+    return 0;
+}
+
+static int answer(struct ps_ring_set *set, uint64_t request)
+{
+    for (size_t i = 0; i < set->n_rings; i++)
+        harvest(set, &set->rings[i]);
+    if (request & PS_RING_RESET) {
+        const int error = reset(set);
+        if (error < 0)
+            return error;
+    }
+    return retry_waiting(set);
+}
+
+int ps_ring_serve(struct ps_ring_set *set, int request_fd, int reply_fd)
+{
+    for (;;) {
+        struct pollfd polled[] = {
+            {.fd = request_fd, .events = POLLIN},
+            {.fd = set->n_waiting < set->max_waiting ? set->uffd : -1, .events = POLLIN},
+        };
+        if (poll(polled, 2, -1) < 0) {
+            if (errno == EINTR)
+                continue;
+            return -errno;
+        }
+        if ((polled[0].revents | polled[1].revents) & ~POLLIN)
+            return -EBADF;
+        if (polled[1].revents & POLLIN) {
+            const int error = serve_messages(set);
+            if (error < 0)
+                return error;
+        }
+        if (polled[0].revents & POLLIN) {
+            uint64_t request;
+            if (read(request_fd, &request, sizeof request) != sizeof request)
+                continue;
+            const int error = answer(set, request);
+            if (write(reply_fd, &(uint64_t){1}, sizeof(uint64_t)) < 0)
+                return -errno;
+            if (error < 0 || request & PS_RING_STOP)
+                return error;
+        }
+    }
+}
