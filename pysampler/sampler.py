@@ -20,7 +20,7 @@ from pysampler.plan import PROFILES, SAMPLE_PAGES_MAX, Profile, draw_plan
 from pysampler.ramblock import MIN_USED_LENGTH, RAMBlock
 from pysampler.schedule import periods_ms
 from pysampler.source.buffer import buffer_block
-from pysampler.units import GIB, parse_duration_ms
+from pysampler.units import GIB, MIB, parse_duration_ms
 from pysampler.version import __version__
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ class Observer(Protocol):
 
     def compare(self) -> PassCount:
         """Count the pages that are dirty since the baseline."""
+
+    def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
+        """Return (vCPU number, dirty pages) as of the last comparison, where that is known."""
 
     def details(self) -> dict[str, Any]:
         """Return its members of ``x-pysampler``."""
@@ -121,6 +124,10 @@ class PageSampling:
         self.baseline = self._passes.baseline
         self.compare = self._passes.compare
         self.close = self._passes.close
+
+    def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
+        """Return nothing: who wrote a page does not show in it."""
+        return ()
 
     def details(self) -> dict[str, Any]:
         """Return profile, hash, seed, threads and how each block is read."""
@@ -219,6 +226,7 @@ class Sampler:
         passes_ns: list[int] = []
         counts: list[PassCount] = []
         while True:
+            is_last = len(counts) == len(self.schedule)
             self.measurement = Measurement(
                 page_size=PAGE_SIZE,
                 periods=tuple(ns // 1_000_000 for ns in starts_ns),
@@ -230,8 +238,9 @@ class Sampler:
                 calc_time_ms=self._calc_time_ms,
                 calc_time_unit=self._calc_time_unit,
                 start_time=start_time,
-                status=Status.MEASURED if len(counts) == len(self.schedule) else Status.MEASURING,
+                status=Status.MEASURED if is_last else Status.MEASURING,
                 mode=observer.mode,
+                vcpu_dirty_rate=self._vcpu_rates() if is_last else (),
                 details={
                     "format-version": FORMAT_VERSION,
                     "tool-version": __version__,
@@ -248,7 +257,7 @@ class Sampler:
             self.measurement = _with_interval(self.measurement)
             if counts:
                 yield self.measurement
-            if len(counts) == len(self.schedule):
+            if is_last:
                 return
             clock.wait_until(start_ns + self.schedule[len(counts)] * 1_000_000)
             begin_ns = clock.now_ns()
@@ -256,6 +265,13 @@ class Sampler:
             passes_ns.append(clock.now_ns() - begin_ns)
             starts_ns.append(begin_ns - start_ns)
             counts.append(count)
+
+    def _vcpu_rates(self) -> tuple[tuple[int, int], ...]:
+        """Return each vCPU's MiB/s in QEMU's integer arithmetic."""
+        return tuple(
+            (vcpu, (pages * PAGE_SIZE // MIB) * 1000 // self._calc_time_ms)
+            for vcpu, pages in self._observer.vcpu_pages()
+        )
 
     def close(self) -> None:
         """Close the observer; a second call does nothing."""

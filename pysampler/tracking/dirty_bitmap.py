@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""dirty-bitmap: pages written since the baseline, exactly, by asynchronous write-protection.
+
+The first write of each page costs its writer one fault that the kernel resolves alone; no write
+after that costs anything, as pages are never protected again during a measurement. So the
+bitmap is the union since the baseline by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from pysampler import core
+from pysampler.core import UffdKind
+from pysampler.measurement import Mode
+from pysampler.passes import PassCount
+from pysampler.tracking.memory import PAGES_PER_BIT, TrackedMemory
+from pysampler.tracking.pages import block_details, count_zero_pages
+from pysampler.tracking.userfaultfd import WriteProtection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pysampler.ramblock import RAMBlock
+
+
+class DirtyBitmap:
+    """Observer by userfaultfd and PAGEMAP_SCAN; see pysampler.sampler.Observer.
+
+    Args:
+        blocks: what to track.
+        pid: the process whose writes count; None for this one.
+        threads: threads that look for zero pages.
+
+    Raises:
+        MissingFeatureError: the kernel or the process does not offer it.
+        SourceError: the memory cannot be tracked, or is tracked already.
+    """
+
+    mode = Mode.DIRTY_BITMAP
+    sample_pages = 0
+
+    def __init__(
+        self, blocks: Sequence[RAMBlock], *, pid: int | None = None, threads: int = 1
+    ) -> None:
+        self._threads = threads
+        self.memory = TrackedMemory(blocks, os.getpid() if pid is None else pid)
+        self.n_total_pages = self.n_sampled_pages = self.memory.n_total_pages
+        self._n_written = 0
+        self._n_zero = 0
+        self._protection = WriteProtection(
+            self.memory, UffdKind.ASYNC, os.getpid() if pid is None else pid
+        )
+
+    def warm_up(self) -> None:
+        """Count zero pages and protect everything."""
+        self._n_zero = count_zero_pages(self.memory.blocks, self._threads)
+        self._protection.protect()
+
+    def baseline(self) -> PassCount:
+        """Forget what was written while `warm_up` still went on."""
+        for memory in self.memory.ranges:
+            with self._protection.watching(memory):
+                core.protect_written(self._protection.pagemap, memory)
+        return PassCount(self._n_zero, 0)
+
+    def compare(self) -> PassCount:
+        """Count the pages written since the baseline."""
+        for memory in self.memory.ranges:
+            with self._protection.watching(memory):
+                self._n_written += core.written_pages(
+                    self._protection.pagemap, memory, self.memory.bitmap
+                )
+        self.memory.check()
+        return PassCount(self._n_written * PAGES_PER_BIT, 0)
+
+    def details(self) -> dict[str, Any]:
+        """Return how it was tracked."""
+        return {
+            "tracking": "userfaultfd-wp-async",
+            "blocks": block_details(self.memory.blocks),
+        }
+
+    def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
+        """Return nothing: it is not known who wrote a page."""
+        return ()
+
+    def close(self) -> None:
+        """Leave the memory as it was; a second call does nothing."""
+        self._protection.close()

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: MIT
+"""dirty-ring: pages written since the baseline, and which vCPU wrote each of them first.
+
+Each first write of a page stops its thread until a handler has noted the page in the ring of
+that vCPU and let it go on, as KVM's dirty ring does by an exit of the vCPU. A full ring stops
+its vCPU until it is harvested. Unlike QEMU, which protects what it harvests again, a page
+counts once in a measurement, for the vCPU that wrote it first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from pysampler import core
+from pysampler.core import RingRequest, RingSet, UffdKind
+from pysampler.errors import FaultError, SourceError, UsageError
+from pysampler.measurement import Mode
+from pysampler.passes import PassCount
+from pysampler.rights import process_error
+from pysampler.tracking.memory import PAGES_PER_BIT, TrackedMemory
+from pysampler.tracking.pages import block_details, count_zero_pages
+from pysampler.tracking.userfaultfd import WriteProtection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pysampler.ramblock import RAMBlock
+
+CAPACITY = 4096  # entries, a usual dirty-ring-size of QEMU
+CAPACITY_MAX = 65536  # KVM's
+
+# QEMU names the threads of its vCPUs "CPU 0/KVM" or "CPU 0/TCG".
+_VCPU_THREAD = re.compile(r"CPU (\d+)/", re.ASCII)
+
+
+def vcpu_threads(pid: int) -> dict[int, int]:
+    """Return the thread ids of a process's vCPUs by their number, as their names tell.
+
+    Raises:
+        SourceError: no such process, or it has no thread that is named as QEMU names vCPUs.
+    """
+    vcpus = {}
+    try:
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            try:
+                with open(f"/proc/{pid}/task/{tid}/comm", encoding="ascii", errors="replace") as f:
+                    name = _VCPU_THREAD.match(f.read())
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # a thread that ended meanwhile
+            if name:
+                vcpus[int(name[1])] = int(tid)
+    except OSError as error:
+        raise process_error(error, pid) from error
+    if not vcpus:
+        raise SourceError(
+            f"process {pid} has no thread named as a vCPU ('CPU 0/...'), so dirty-ring has nobody"
+            " to count for; use dirty-bitmap"
+        )
+    return dict(sorted(vcpus.items()))
+
+
+class DirtyRing:
+    """Observer by userfaultfd messages; see pysampler.sampler.Observer.
+
+    Writes of threads that are no vCPU count for the total only.
+
+    Args:
+        blocks: what to track.
+        vcpus: thread ids by vCPU number.
+        pid: the process whose writes count; None for this one.
+        threads: threads that look for zero pages.
+        capacity: entries of each ring.
+        harvest_full: whether a full ring is harvested at once, as QEMU does when a vCPU exits for
+            it. If not, the vCPU stands still until the next `compare`; in this process
+            it must then be a thread that has released the interpreter's lock.
+
+    Raises:
+        UsageError: ``capacity`` is out of range.
+        MissingFeatureError: the kernel or the process does not offer it.
+        SourceError: the memory cannot be tracked.
+    """
+
+    mode = Mode.DIRTY_RING
+    sample_pages = 0
+
+    def __init__(
+        self,
+        blocks: Sequence[RAMBlock],
+        vcpus: Mapping[int, int],
+        *,
+        pid: int | None = None,
+        threads: int = 1,
+        capacity: int = CAPACITY,
+        harvest_full: bool = True,
+    ) -> None:
+        if not 1 <= capacity <= CAPACITY_MAX:
+            raise UsageError(f"a ring has 1 to {CAPACITY_MAX} entries (got {capacity})")
+        self._vcpus = tuple(vcpus)
+        self._threads = threads
+        self._capacity = capacity
+        self._n_zero = 0
+        self.memory = TrackedMemory(blocks, os.getpid() if pid is None else pid)
+        self.n_total_pages = self.n_sampled_pages = self.memory.n_total_pages
+        protection = WriteProtection(
+            self.memory, UffdKind.MESSAGES, os.getpid() if pid is None else pid
+        )
+        rings = RingSet(
+            protection.fd,
+            self.memory.ranges,
+            self.memory.bitmap,
+            tuple(vcpus.values()),
+            capacity=capacity,
+            harvest_full=harvest_full,
+        )
+        self._handler = _Handler(protection, rings)
+        # Should nobody call close(): no writer may wait for a handler that ends with us.
+        self.close = weakref.finalize(self, self._handler.close)
+
+    def warm_up(self) -> None:
+        """Count zero pages, start the handler and protect everything."""
+        self._n_zero = count_zero_pages(self.memory.blocks, self._threads)
+        self._handler.start()
+
+    def baseline(self) -> PassCount:
+        """Forget what was written while `warm_up` still went on."""
+        self._ask(RingRequest.RESET)
+        return PassCount(self._n_zero, 0)
+
+    def compare(self) -> PassCount:
+        """Harvest the rings; count the pages written since the baseline."""
+        self._ask(RingRequest.HARVEST)
+        self.memory.check()
+        return PassCount(sum(self._handler.rings.n_pages) * PAGES_PER_BIT, 0)
+
+    def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
+        """Return (vCPU number, pages it was the first to write) as of the last `compare`."""
+        pages = self._handler.rings.n_pages
+        return tuple((vcpu, n * PAGES_PER_BIT) for vcpu, n in zip(self._vcpus, pages, strict=False))
+
+    @property
+    def n_waiting(self) -> int:
+        """Writes that wait at full rings just now."""
+        return self._handler.rings.n_waiting
+
+    @property
+    def userfaultfd(self) -> int:
+        """The descriptor."""
+        return self._handler.protection.fd
+
+    def details(self) -> dict[str, Any]:
+        """Return how it was tracked, and what the rings saw."""
+        rings = self._handler.rings
+        return {
+            "tracking": "userfaultfd-wp-messages",
+            "dirty-ring-size": self._capacity,
+            "dirty-ring-full": list(rings.n_full[:-1]),
+            "n-dirty-pages-no-vcpu": rings.n_pages[-1] * PAGES_PER_BIT,
+            "blocks": block_details(self.memory.blocks),
+        }
+
+    def _ask(self, request: RingRequest) -> None:
+        try:
+            self._handler.ask(request)
+        except OSError as error:
+            raise FaultError(
+                f"dirty-ring: its handler ended: {error.strerror}",
+                idstr=self.memory.blocks[0].idstr,
+            ) from error
+
+
+class _Handler:
+    """The thread that answers the messages, and how to ask it for something."""
+
+    def __init__(self, protection: WriteProtection, rings: RingSet) -> None:
+        self.rings = rings
+        self.protection = protection
+        self._request = os.eventfd(0, os.EFD_CLOEXEC)
+        self._reply = os.eventfd(0, os.EFD_CLOEXEC)
+        self._failure: OSError | None = None
+        # A daemon, as the interpreter joins other threads before it runs finalizers.
+        self._thread = threading.Thread(target=self._serve, name="dirty-ring", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer, then protect: from now on messages come."""
+        self._thread.start()
+        self.protection.protect()
+
+    def ask(self, request: RingRequest) -> None:
+        """Have something done; return when it is.
+
+        Raises:
+            OSError: the handler has failed.
+        """
+        if self._failure is None:
+            os.eventfd_write(self._request, request)
+            os.eventfd_read(self._reply)
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Give the memory back, end the thread, close everything."""
+        # First of all, so that nobody waits for an answer any more.
+        self.protection.unregister()
+        if self._thread.is_alive():
+            os.eventfd_write(self._request, RingRequest.STOP)
+            self._thread.join()
+        self.protection.close()
+        os.close(self._request)
+        os.close(self._reply)
+
+    def _serve(self) -> None:
+        try:
+            core.ring_serve(self.rings, self._request, self._reply)
+        except OSError as error:
+            self._failure = error
+            self.protection.unregister()
+            os.eventfd_write(self._reply, 1)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""Full comparison: where writes cannot be tracked, the content of all pages is compared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pysampler.core import Hash, Hasher
+from pysampler.errors import SourceError
+from pysampler.measurement import Mode
+from pysampler.passes import Passes
+from pysampler.ramblock import MIN_USED_LENGTH
+from pysampler.tracking.pages import block_details, plan_of_all_pages
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pysampler.ramblock import RAMBlock
+
+
+class FullComparison:
+    """Observer that hashes every page (XXH64, as sampling does); see pysampler.sampler.Observer.
+
+    It misses what page sampling misses: a write of what is there already, a change that was
+    changed back. And it reads all memory in every pass.
+
+    Args:
+        blocks: what to compare.
+        threads: reading threads.
+        reason: why writes could not be tracked; goes into the vector.
+
+    Raises:
+        SourceError: there is nothing to compare, or a block cannot be read.
+    """
+
+    mode = Mode.DIRTY_BITMAP
+    sample_pages = 0
+
+    def __init__(self, blocks: Sequence[RAMBlock], *, threads: int = 1, reason: str = "") -> None:
+        self._reason = reason
+        self._blocks = [block for block in blocks if block.used_length >= MIN_USED_LENGTH]
+        if not self._blocks:
+            raise SourceError("there is no RAMBlock of at least 128 KiB to compare")
+        plan = plan_of_all_pages(self._blocks)
+        self.n_total_pages = self.n_sampled_pages = plan.n_total_pages
+        passes = Passes(self._blocks, plan, Hasher(Hash.XXH64), threads)
+        self.warm_up = passes.warm_up
+        self.baseline = passes.baseline
+        self.compare = passes.compare
+        self.close = passes.close
+
+    def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
+        """Return nothing: it is not known who wrote a page."""
+        return ()
+
+    def details(self) -> dict[str, Any]:
+        """Return that it was this, and why."""
+        return {
+            "tracking": "full-comparison",
+            "tracking-reason": self._reason,
+            "blocks": block_details(self._blocks),
+        }

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+"""What the exact modes say of all pages, rather than of samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pysampler.core import Hash, Hasher
+from pysampler.passes import Passes
+from pysampler.plan import SamplePlan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pysampler.ramblock import RAMBlock
+
+PAGE_SIZE = 4096
+
+
+def plan_of_all_pages(blocks: Sequence[RAMBlock]) -> SamplePlan:
+    """Return the plan in which each page is a sample once, in address order."""
+    n_pages = [block.used_length // PAGE_SIZE for block in blocks]
+    return SamplePlan(
+        page_size=PAGE_SIZE,
+        sample_pages=0,
+        seed=0,
+        n_total_pages=sum(n_pages),
+        vfns=tuple(np.arange(n, dtype=np.uint64) for n in n_pages),
+    )
+
+
+def count_zero_pages(blocks: Sequence[RAMBlock], threads: int) -> int:
+    """Return how many pages hold only zeros; holes are such pages and stay holes."""
+    passes = Passes(blocks, plan_of_all_pages(blocks), Hasher(Hash.READ), threads)
+    try:
+        return passes.baseline().pages
+    finally:
+        passes.close()
+
+
+def block_details(blocks: Sequence[RAMBlock]) -> list[dict[str, Any]]:
+    """Return what the vector says of each block."""
+    return [
+        {"idstr": block.idstr, "used-length": block.used_length, "page-size": block.page_size}
+        for block in blocks
+    ]

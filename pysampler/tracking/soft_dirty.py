@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""dirty-bitmap by soft-dirty bits: any process, where the kernel has CONFIG_MEM_SOFT_DIRTY.
+
+Clearing the bits protects every page of the process, not of the RAMBlocks alone, and takes
+them away from whoever else uses them (CRIU).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pysampler import core
+from pysampler.core import HOST_PAGE_SIZE, Range
+from pysampler.errors import FaultError, MissingFeatureError
+from pysampler.measurement import Mode
+from pysampler.passes import PassCount
+from pysampler.rights import process_error
+from pysampler.tracking.memory import PAGES_PER_BIT, TrackedMemory
+from pysampler.tracking.pages import block_details, count_zero_pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pysampler.ramblock import RAMBlock
+
+_CLEAR_SOFT_DIRTY = b"4"
+
+
+@cache
+def has_soft_dirty() -> bool:
+    """Return whether the kernel notes writes in soft-dirty bits.
+
+    A child writes a page and looks: clear_refs accepts the request to clear them even where the
+    bits do not exist.
+    """
+    program = "from pysampler.tracking.soft_dirty import cycle_works; print(cycle_works())"
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    return child.stdout.strip() == b"True"
+
+
+def cycle_works(proc: str = "/proc/self") -> bool:
+    """Return whether a page of this process gets, loses and regains its soft-dirty bit.
+
+    Clears the bits of the whole process.
+    """
+    memory = mmap.mmap(-1, HOST_PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    page = Range(core.address_of(memory), HOST_PAGE_SIZE, 0)
+    pagemap = os.open(f"{proc}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        memory[0] = 1
+        written = _count(pagemap, page)
+        _clear(f"{proc}/clear_refs")
+        cleared = _count(pagemap, page)
+        memory[0] = 2
+        return (written, cleared, _count(pagemap, page)) == (1, 0, 1)
+    except OSError:
+        return False
+    finally:
+        os.close(pagemap)
+
+
+def _count(pagemap: int, memory: Range) -> int:
+    return core.soft_dirty_pages(pagemap, memory, np.zeros(1, dtype=np.uint8))
+
+
+def _clear(clear_refs: str) -> None:
+    with open(clear_refs, "wb", buffering=0) as file:
+        file.write(_CLEAR_SOFT_DIRTY)
+
+
+class SoftDirty:
+    """Observer by soft-dirty bits; see pysampler.sampler.Observer.
+
+    Args:
+        blocks: what to track.
+        pid: the process whose writes count; None for this one.
+        threads: threads that look for zero pages.
+        proc: the folder with the process's pagemap and clear_refs; for tests.
+
+    Raises:
+        MissingFeatureError: the kernel has no soft-dirty bits.
+        SourceError: the memory cannot be tracked.
+    """
+
+    mode = Mode.DIRTY_BITMAP
+    sample_pages = 0
+
+    def __init__(
+        self,
+        blocks: Sequence[RAMBlock],
+        *,
+        pid: int | None = None,
+        threads: int = 1,
+        proc: str | None = None,
+    ) -> None:
+        pid = os.getpid() if pid is None else pid
+        if proc is None and not has_soft_dirty():
+            raise MissingFeatureError("soft-dirty bits need a kernel with CONFIG_MEM_SOFT_DIRTY=y")
+        proc = f"/proc/{pid}" if proc is None else proc
+        self._threads = threads
+        self._n_zero = self._n_written = 0
+        self.memory = TrackedMemory(blocks, pid)
+        self.n_total_pages = self.n_sampled_pages = self.memory.n_total_pages
+        self._clear_refs = f"{proc}/clear_refs"
+        try:
+            self._pagemap = os.open(f"{proc}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise process_error(error, pid) from error
+
+    def warm_up(self) -> None:
+        """Count zero pages."""
+        self._n_zero = count_zero_pages(self.memory.blocks, self._threads)
+
+    def baseline(self) -> PassCount:
+        """Clear all bits of the process."""
+        with self._watching():
+            _clear(self._clear_refs)
+        return PassCount(self._n_zero, 0)
+
+    def compare(self) -> PassCount:
+        """Count the pages written since the baseline."""
+        with self._watching():
+            for memory in self.memory.ranges:
+                self._n_written += core.soft_dirty_pages(self._pagemap, memory, self.memory.bitmap)
+        self.memory.check()
+        return PassCount(self._n_written * PAGES_PER_BIT, 0)
+
+    def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
+        """Return nothing: it is not known who wrote a page."""
+        return ()
+
+    def details(self) -> dict[str, Any]:
+        """Return how it was tracked."""
+        return {"tracking": "soft-dirty", "blocks": block_details(self.memory.blocks)}
+
+    def close(self) -> None:
+        """Close the pagemap; a second call does nothing."""
+        if self._pagemap >= 0:
+            os.close(self._pagemap)
+            self._pagemap = -1
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FaultError(
+                f"soft-dirty bits cannot be had any more: {error.strerror}",
+                idstr=self.memory.blocks[0].idstr,
+            ) from error

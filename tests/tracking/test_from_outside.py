@@ -1,0 +1,236 @@
+"""Tracking of another process that offers its userfaultfd."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from writers import tracking
+
+from pysampler import Mode
+from pysampler.errors import (
+    FaultError,
+    MeasurementInterruptedError,
+    MissingFeatureError,
+    SourceError,
+)
+from pysampler.sampler import Sampler
+from pysampler.source import find_blocks
+from pysampler.tracking import DirtyBitmap, DirtyRing, exact_observer, vcpu_threads
+
+pytestmark = pytest.mark.usefixtures("needs_dirty_bitmap", "needs_dirty_ring")
+
+# Answers each line [vCPU, pages] when that thread has written these pages.
+GUEST = """
+import ctypes, json, mmap, os, queue, sys, threading
+from pysampler import core
+from pysampler.tracking import offer_userfaultfd
+
+offered = offer_userfaultfd() if sys.argv[1] == "offer" else []
+fd = os.memfd_create("memory-backend-memfd:pc.ram")
+os.ftruncate(fd, 1025 * 4096)
+memory = mmap.mmap(fd, 1025 * 4096)
+address = core.address_of(memory)
+
+def run(orders, name):
+    with open(f"/proc/self/task/{threading.get_native_id()}/comm", "w") as comm:
+        comm.write(name)
+    while True:
+        for page in orders.get():
+            ctypes.memset(address + page * 4096 + 77, 1, 1)
+        os.write(1, b"done\\n")  # print() of two threads mixes
+
+vcpus = [queue.Queue(), queue.Queue()]
+for index, orders in enumerate(vcpus):
+    threading.Thread(target=run, args=(orders, f"CPU {index}/EMU"), daemon=True).start()
+    orders.put([])
+for line in sys.stdin:
+    index, pages = json.loads(line)
+    vcpus[index].put(pages)
+"""
+
+
+class Guest:
+    def __init__(self, offer="offer"):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", GUEST, offer],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self.process.pid
+        try:
+            for _ in range(2):
+                self.wait()
+        except BaseException:
+            self.end()
+            raise
+
+    def begin(self, vcpu, pages):
+        self.process.stdin.write(json.dumps([vcpu, list(pages)]) + "\n")
+        self.process.stdin.flush()
+
+    def wait(self):
+        assert self.process.stdout.readline() == "done\n"
+
+    def write(self, vcpu, pages):
+        self.begin(vcpu, pages)
+        self.wait()
+
+    def is_registered(self):
+        return " uw" in Path(f"/proc/{self.pid}/smaps").read_text()
+
+    def end(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def guest():
+    guest = Guest()
+    yield guest
+    guest.end()
+
+
+def dirty(observer):
+    return set(np.flatnonzero(observer.memory.dirty_pages("pc.ram")).tolist())
+
+
+def test_dirty_bitmap_from_outside_is_exact(guest):
+    guest.write(0, [3])
+    with tracking(DirtyBitmap(find_blocks(guest.pid), pid=guest.pid)) as observer:
+        guest.write(0, [1, 2, 1024])
+        assert observer.compare() == (3, 0)
+        guest.write(1, [2, 500])
+        assert observer.compare() == (4, 0)
+        assert dirty(observer) == {1, 2, 500, 1024}
+        assert guest.is_registered()
+    assert not guest.is_registered()
+    guest.write(0, range(1025))
+
+
+def test_dirty_ring_from_outside_is_exact(guest):
+    vcpus = vcpu_threads(guest.pid)
+    ring = DirtyRing(find_blocks(guest.pid), vcpus, pid=guest.pid, capacity=16)
+    with tracking(ring) as observer:
+        guest.begin(0, range(300))
+        guest.begin(1, range(300, 1000))
+        guest.wait()
+        guest.wait()
+        assert observer.compare() == (1000, 0)
+        assert observer.vcpu_pages() == ((0, 300), (1, 700))
+        assert dirty(observer) == set(range(1000))
+    assert not guest.is_registered()
+    guest.write(0, range(1025))
+
+
+def test_the_same_guest_can_be_tracked_again_and_in_the_other_mode(guest):
+    for _ in range(2):
+        with tracking(
+            exact_observer(find_blocks(guest.pid), Mode.DIRTY_BITMAP, pid=guest.pid)
+        ) as observer:
+            guest.write(0, [1])
+            assert observer.compare() == (1, 0)
+        with tracking(
+            exact_observer(find_blocks(guest.pid), Mode.DIRTY_RING, pid=guest.pid)
+        ) as observer:
+            guest.write(1, [1])
+            assert observer.compare() == (1, 0)
+            assert observer.vcpu_pages() == ((0, 0), (1, 1))
+
+
+@pytest.mark.parametrize(
+    "tracker", [DirtyBitmap, lambda blocks, pid: DirtyRing(blocks, {}, pid=pid)]
+)
+def test_only_one_tracks_at_a_time(guest, tracker):
+    blocks = find_blocks(guest.pid)
+    with tracking(DirtyBitmap(blocks, pid=guest.pid)) as observer:
+        with pytest.raises(SourceError, match="is already being tracked"):
+            tracker(blocks, pid=guest.pid)
+        guest.write(0, [1, 2])
+        assert observer.compare() == (2, 0)
+
+
+def test_a_process_that_offers_nothing_is_compared_instead():
+    guest = Guest(offer="nothing")
+    blocks = find_blocks(guest.pid)
+    with pytest.raises(MissingFeatureError, match="offers no userfaultfd"):
+        DirtyRing(blocks, {}, pid=guest.pid)
+    with tracking(exact_observer(blocks, Mode.DIRTY_BITMAP, pid=guest.pid)) as observer:
+        guest.write(0, [1, 2])
+        assert observer.compare() == (2, 0)
+        assert observer.details()["tracking"] in ("full-comparison", "soft-dirty")
+    guest.end()
+
+
+def test_a_guest_that_ends_is_missed(guest):
+    with tracking(DirtyBitmap(find_blocks(guest.pid), pid=guest.pid)) as observer:
+        guest.write(0, [1])
+        guest.end()
+        with pytest.raises(FaultError, match="has ended"):
+            observer.compare()
+
+
+def test_a_guest_that_ends_under_dirty_ring_is_missed(guest):
+    vcpus = vcpu_threads(guest.pid)
+    with tracking(DirtyRing(find_blocks(guest.pid), vcpus, pid=guest.pid)) as observer:
+        guest.write(0, [1])
+        guest.end()
+        with pytest.raises(FaultError, match="has ended"):
+            observer.compare()
+
+
+def test_an_interrupted_measurement_keeps_its_periods(guest):
+    class Clock:
+        def __init__(self):
+            self.now = 0
+
+        def now_ns(self):
+            return self.now
+
+        def wait_until(self, deadline_ns):
+            self.now = deadline_ns
+            if deadline_ns < 300_000_000:
+                guest.write(0, [deadline_ns // 125_000_000])
+            else:
+                guest.end()
+
+    observer = exact_observer(find_blocks(guest.pid), Mode.DIRTY_BITMAP, pid=guest.pid)
+    with (
+        Sampler(observer, 1000, "millisecond", Clock()) as sampler,
+        pytest.raises(MeasurementInterruptedError) as error,
+    ):
+        list(sampler)
+    assert error.value.measurement.n_dirty_pages == (1, 2)
+
+
+# Tracks by a ring of one entry that is never harvested, until it is killed.
+TRACKER = """
+import sys, time
+from pysampler.source import find_blocks
+from pysampler.tracking import DirtyRing, vcpu_threads
+pid = int(sys.argv[1])
+observer = DirtyRing(find_blocks(pid), vcpu_threads(pid), pid=pid, capacity=1, harvest_full=False)
+observer.warm_up()
+print("tracking", flush=True)
+while observer.n_waiting == 0:
+    time.sleep(0.001)
+print("stopped", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_tracker_that_is_killed_leaves_no_vcpu_stopped(guest):
+    tracker = subprocess.Popen(
+        [sys.executable, "-c", TRACKER, str(guest.pid)], stdout=subprocess.PIPE
+    )
+    assert tracker.stdout.readline() == b"tracking\n"
+    guest.begin(0, range(1025))
+    assert tracker.stdout.readline() == b"stopped\n"
+    tracker.send_signal(signal.SIGKILL)
+    tracker.communicate()
+    guest.wait()
+    guest.write(1, range(1025))
