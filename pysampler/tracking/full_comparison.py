@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FullComparison:
-    """Observer that hashes every page (XXH64, as sampling does); see pysampler.sampler.Observer.
+    """Observer that hashes every page (XXH3, 64 bits); see pysampler.sampler.Observer.
 
     It misses what page sampling misses: a write of what is there already, a change that was
     changed back. And it reads all memory in every pass.
@@ -43,7 +43,7 @@ class FullComparison:
             raise SourceError("there is no RAMBlock of at least 128 KiB to compare")
         plan = plan_of_all_pages(self._blocks)
         self.n_total_pages = self.n_sampled_pages = plan.n_total_pages
-        passes = Passes(self._blocks, plan, Hasher(Hash.XXH64), threads)
+        passes = Passes(self._blocks, plan, Hasher(Hash.XXH3), threads)
         self.warm_up = passes.warm_up
         self.baseline = passes.baseline
         self.compare = passes.compare

@@ -26,6 +26,7 @@ def plan_of_all_pages(blocks: Sequence[RAMBlock]) -> SamplePlan:
         page_size=PAGE_SIZE,
         sample_pages=0,
         seed=0,
+        stratified=False,
         n_total_pages=sum(n_pages),
         vfns=tuple(np.arange(n, dtype=np.uint64) for n in n_pages),
     )
@@ -33,7 +34,7 @@ def plan_of_all_pages(blocks: Sequence[RAMBlock]) -> SamplePlan:
 
 def count_zero_pages(blocks: Sequence[RAMBlock], threads: int) -> int:
     """Return how many pages hold only zeros; holes are such pages and stay holes."""
-    passes = Passes(blocks, plan_of_all_pages(blocks), Hasher(Hash.READ), threads)
+    passes = Passes(blocks, plan_of_all_pages(blocks), Hasher(Hash.XXH3), threads)
     try:
         return passes.baseline().pages
     finally:

@@ -7,7 +7,7 @@ import pytest
 from writers import PAGE, anonymous, write_page
 
 from pysampler import Measurement, Mode, tracking
-from pysampler.errors import MissingFeatureError, UsageError
+from pysampler.errors import MissingFeatureError, SourceError, UsageError
 from pysampler.ramblock import BufferMemory, RAMBlock
 from pysampler.sampler import Sampler
 from pysampler.source import buffer_block, file_block
@@ -105,17 +105,24 @@ def test_a_file_that_nobody_maps_is_compared_instead(tmp_path):
     assert vector.details["tracking"] == "full-comparison"
 
 
-def test_a_mapped_file_on_disk_is_compared_instead():
-    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
+@pytest.mark.usefixtures("needs_dirty_bitmap", "needs_dirty_ring")
+def test_a_mapped_file_on_disk_has_a_bitmap_but_no_ring():
+    with tempfile.NamedTemporaryFile(dir=os.path.dirname(__file__)) as file:
         file.write(b"x" * (1 << 20))
         file.flush()
         memory = mmap.mmap(file.fileno(), 0)
-        observer = exact_observer([buffer_block(memory)], Mode.DIRTY_BITMAP)
-        if observer.details()["tracking"] != "full-comparison":
-            pytest.skip("/var/tmp is on tmpfs")
-        (vector,) = measured(observer, 125, [writing(memory, 9)])
+        block = buffer_block(memory)
+        with pytest.raises(SourceError, match="the kernel does that for anonymous memory"):
+            exact_observer([block], Mode.DIRTY_RING, vcpus={})
+
+        def write():
+            write_page(memory, 9)
+            memory.flush()  # writing back must not make it clean
+
+        (vector,) = measured(exact_observer([block], Mode.DIRTY_BITMAP), 125, [write])
+        memory.close()
     assert vector.n_dirty_pages == (1,)
-    assert "the kernel does that for anonymous memory" in vector.details["tracking-reason"]
+    assert vector.details["tracking"] == "userfaultfd-wp-async"
 
 
 def test_page_sampling_is_no_exact_mode():
