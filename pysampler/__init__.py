@@ -21,6 +21,7 @@ from pysampler.source import (
     named_block,
     process_fd_block,
 )
+from pysampler.tracking import track
 from pysampler.version import __version__
 
 # The public surface; what is not in this list may change freely.
@@ -47,4 +48,5 @@ __all__ = [
     "named_block",
     "process_fd_block",
     "sample",
+    "track",
 ]

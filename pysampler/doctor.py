@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,32 +14,17 @@ import numpy as np
 from pysampler import core
 from pysampler.core import Hash, Hasher, Simd
 from pysampler.errors import PysamplerError
+from pysampler.finding import Finding
 from pysampler.reader import open_reader
 from pysampler.rights import has_cap_sys_ptrace, ptrace_scope
 from pysampler.sampler import PAGE_SIZE
 from pysampler.source import find_blocks, process_fd_block
+from pysampler.tracking import probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pysampler.ramblock import RAMBlock
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was tried.
-
-    Attributes:
-        name: what.
-        works: whether it did.
-        detail: what was seen, or why it does not work.
-        cure: what makes it work; empty where it works or nothing would.
-    """
-
-    name: str
-    works: bool
-    detail: str
-    cure: str = ""
 
 
 # A process whose memory is of both kinds: private, and a memfd.
@@ -63,6 +47,7 @@ def examine() -> Iterator[Finding]:
     yield from _sources()
     yield _rights()
     yield _huge_pages()
+    yield from probe()
     yield from _kernels()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pysampler.measurement import Mode
 from pysampler.schedule import periods_ms
 from pysampler.units import format_duration
 
@@ -19,10 +20,16 @@ LATE_NS_MAX = 5_000_000
 
 _FEW_DIRTY = 10
 
+_FASTER = {
+    True: "use fewer --sample-pages, more --threads or --profile fast",
+    False: "--mode page-sampling takes less",
+}
+
 
 def remarks(measurement: Measurement) -> list[str]:
     """Return one line for each thing that makes a measurement less than it seems."""
     details = measurement.details
+    is_sampled = measurement.mode is Mode.PAGE_SAMPLING
     lines = []
     schedule = periods_ms(measurement.calc_time_ms)
     slowest_ns = max(details.get("passes-ns", []), default=0)
@@ -30,8 +37,7 @@ def remarks(measurement: Measurement) -> list[str]:
         share = slowest_ns / (schedule[0] * 1_000_000)
         lines.append(
             f"a pass took {format_duration(slowest_ns / 1e9)}, {share:.0%} of the first period"
-            f" ({schedule[0]} ms), where 10 % is meant to be the most: use fewer --sample-pages,"
-            " more --threads or --profile fast"
+            f" ({schedule[0]} ms), where 10 % is meant to be the most: {_FASTER[is_sampled]}"
         )
     else:
         late_ns = max(
@@ -52,7 +58,14 @@ def remarks(measurement: Measurement) -> list[str]:
             f"up to {unreadable} samples of {measurement.n_sampled_pages} could not be read"
             " without disturbing the guest (swapped out), and count as they were seen last"
         )
-    if measurement.n_dirty_pages and measurement.n_dirty_pages[-1] < _FEW_DIRTY:
+    if details.get("tracking") == "full-comparison":
+        why = details.get("tracking-reason")
+        lines.append(
+            "writes could not be tracked, so the content of all pages was compared: writes of what"
+            f" a page already holds do not show{f' ({why})' if why else ''}"
+        )
+    few = bool(measurement.n_dirty_pages) and measurement.n_dirty_pages[-1] < _FEW_DIRTY
+    if few and is_sampled:
         high = measurement.curve().high[-1] * measurement.page_size / (1 << 20)
         lines.append(
             f"only {measurement.n_dirty_pages[-1]} of {measurement.n_sampled_pages} samples were"

@@ -290,6 +290,8 @@ def _changes(counts: Sequence[PassCount]) -> dict[str, list[int]]:
 
 
 def _with_interval(measurement: Measurement) -> Measurement:
+    if measurement.n_sampled_pages == measurement.n_total_pages:
+        return measurement  # exact: nothing is estimated
     curve = measurement.curve()
     interval = {
         "confidence": 0.95,
@@ -307,6 +309,15 @@ def check_calc_time(calc_time_ms: int) -> None:
             f"calc-time must be between {CALC_TIME_MIN_MS} ms and"
             f" {CALC_TIME_MAX_MS // 3_600_000} h (got {calc_time_ms} ms)"
         )
+
+
+def as_blocks(source: Sequence[RAMBlock] | RAMBlock | Buffer) -> list[RAMBlock]:
+    """Return what the Python API is given as RAMBlocks."""
+    if isinstance(source, RAMBlock):
+        return [source]
+    if isinstance(source, (list, tuple)):
+        return list(source)
+    return [buffer_block(cast("Buffer", source))]
 
 
 def measure(
@@ -336,14 +347,8 @@ def measure(
     check_calc_time(calc_time_ms)
     if profile not in PROFILES:
         raise UsageError(f"profile must be one of {', '.join(PROFILES)} (got {profile!r})")
-    if isinstance(source, RAMBlock):
-        blocks = [source]
-    elif isinstance(source, (list, tuple)):
-        blocks = list(source)
-    else:
-        blocks = [buffer_block(cast("Buffer", source))]
     observer = PageSampling(
-        blocks,
+        as_blocks(source),
         profile=PROFILES[profile],
         sample_pages=sample_pages,
         seed=seed,

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pysampler.clock import MonotonicClock
+from pysampler.measurement import Mode
 from pysampler.units import MIB, format_duration, format_size
 
 if TYPE_CHECKING:
@@ -90,6 +91,13 @@ def _curve(measurement: Measurement) -> str:
     return f"{bars} {format_size(last)} ({share:.1%}) after {measurement.periods[-1] / 1000:g} s"
 
 
+_WATCHED = {
+    Mode.PAGE_SAMPLING: "sampled",
+    Mode.DIRTY_BITMAP: "tracked (dirty-bitmap)",
+    Mode.DIRTY_RING: "tracked (dirty-ring)",
+}
+
+
 def print_summary(console: Console, measurement: Measurement) -> None:
     """Print what was measured, for people."""
     curve = measurement.curve()
@@ -97,7 +105,13 @@ def print_summary(console: Console, measurement: Measurement) -> None:
     n_sampled = measurement.n_sampled_pages
     table = Table(box=None, pad_edge=False, show_header=False)
     memory = format_size(measurement.n_total_pages * size)
-    table.add_row("memory", f"{memory}, {n_sampled} of {measurement.n_total_pages} pages sampled")
+    is_exact = n_sampled == measurement.n_total_pages
+    how = (
+        f"all {n_sampled} pages"
+        if is_exact
+        else f"{n_sampled} of {measurement.n_total_pages} pages"
+    )
+    table.add_row("memory", f"{memory}, {how} {_WATCHED[measurement.mode]}")
     zero = measurement.n_zero_pages / n_sampled
     table.add_row("zero pages", f"{zero:.1%}")
     table.add_row("dirty pages", _curve(measurement))
@@ -105,14 +119,18 @@ def print_summary(console: Console, measurement: Measurement) -> None:
         low, high = (format_size(end[which] * size) for end in (curve.low, curve.high))
         table.add_row(
             f"  after {measurement.periods[which] / 1000:g} s",
-            f"{format_size(curve.dirty_pages[which] * size)}  (95 %: {low} to {high})",
+            format_size(curve.dirty_pages[which] * size)
+            + ("" if is_exact else f"  (95 %: {low} to {high})"),
         )
     seconds = measurement.calc_time_ms / 1000
     low, high = (end[-1] * size / MIB / seconds for end in (curve.low, curve.high))
     table.add_row(
         "dirty rate",
-        f"{measurement.dirty_rate} MiB/s over {seconds:g} s  (95 %: {low:.4g} to {high:.4g})",
+        f"{measurement.dirty_rate} MiB/s over {seconds:g} s"
+        + ("" if is_exact else f"  (95 %: {low:.4g} to {high:.4g})"),
     )
+    for vcpu, rate in measurement.vcpu_dirty_rate:
+        table.add_row(f"  vCPU {vcpu}", f"{rate} MiB/s")
     slowest = max(measurement.details["passes-ns"]) / 1e9
     table.add_row("slowest pass", format_duration(slowest))
     console.print(table)

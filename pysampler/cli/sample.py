@@ -13,15 +13,19 @@ from rich.console import Console
 from pysampler.cli.output import Output
 from pysampler.cli.progress import ProgressDisplay, print_summary
 from pysampler.cli.source_arguments import add_source_arguments, blocks_of, whole_number
-from pysampler.errors import MeasurementInterruptedError, PysamplerError
+from pysampler.errors import MeasurementInterruptedError, PysamplerError, UsageError
+from pysampler.measurement import Mode
 from pysampler.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
 from pysampler.quality import remarks
 from pysampler.sampler import THREADS_MAX, PageSampling, Sampler, check_calc_time
+from pysampler.tracking import exact_observer
 from pysampler.units import parse_duration_ms
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+
+    from pysampler.sampler import Observer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calc-time", metavar="TIME", default="60s", help="how long: 60s, 500ms, 2m (60s)"
     )
     parser.add_argument(
+        "--mode",
+        choices=[mode.value for mode in Mode],
+        default=Mode.PAGE_SAMPLING.value,
+        help="how dirty pages are found: in a sample of the pages, or exactly, by tracking writes"
+        " (page-sampling)",
+    )
+    parser.add_argument(
         "--profile",
         choices=PROFILES,
-        default="qemu",
         help="; ".join(f"{p.name}: {p.summary}" for p in PROFILES.values()) + " (qemu)",
     )
     parser.add_argument(
@@ -54,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
     calc_time_ms, unit = parse_duration_ms(args.calc_time, "calc-time")
     check_calc_time(calc_time_ms)
     threads = whole_number(args.threads, "threads", low=1, high=THREADS_MAX)
+    mode = Mode(args.mode)
+    if mode is not Mode.PAGE_SAMPLING:
+        _check_exact_mode(args)
     sample_pages, seed = None, None
     if args.sample_pages is not None:
         sample_pages = whole_number(
@@ -65,13 +78,19 @@ def run(args: argparse.Namespace) -> int:
     display = ProgressDisplay(console, shown=console.is_terminal and not args.quiet)
     failure: PysamplerError | None = None
     with Output(args.output) as output:
-        observer = PageSampling(
-            blocks_of(args),
-            profile=PROFILES[args.profile],
-            sample_pages=sample_pages,
-            seed=seed,
-            threads=threads,
-        )
+        blocks = blocks_of(args)
+        observer: Observer
+        if mode is Mode.PAGE_SAMPLING:
+            observer = PageSampling(
+                blocks,
+                profile=PROFILES[args.profile or "qemu"],
+                sample_pages=sample_pages,
+                seed=seed,
+                threads=threads,
+            )
+        else:
+            pid = None if args.pid is None else int(args.pid)
+            observer = exact_observer(blocks, mode, pid=pid, threads=threads)
         with Sampler(observer, calc_time_ms, unit, display) as sampler:
             try:
                 with _sigterm_as_interrupt(), display:
@@ -94,6 +113,15 @@ def run(args: argparse.Namespace) -> int:
         for line in remarks(measurement):
             print(f"pysampler sample: warning: {line}", file=sys.stderr)
     return 0
+
+
+def _check_exact_mode(args: argparse.Namespace) -> None:
+    if args.mode == Mode.DIRTY_RING.value and args.pid is None:
+        raise UsageError("mode dirty-ring needs --pid: it counts for the vCPUs of a process")
+    for name in ("profile", "sample_pages", "seed"):
+        if getattr(args, name) is not None:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} is used only in mode page-sampling, not in {args.mode}")
 
 
 @contextmanager

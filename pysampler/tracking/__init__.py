@@ -9,28 +9,32 @@ from typing import TYPE_CHECKING
 
 from pysampler.errors import MissingFeatureError, UsageError
 from pysampler.measurement import Mode
+from pysampler.sampler import Sampler, as_blocks, check_calc_time
 from pysampler.tracking.dirty_bitmap import DirtyBitmap
 from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
 from pysampler.tracking.full_comparison import FullComparison
 from pysampler.tracking.memory import UntrackableError
-from pysampler.tracking.probe import Finding, probe
+from pysampler.tracking.probe import probe
 from pysampler.tracking.soft_dirty import SoftDirty
 from pysampler.tracking.userfaultfd import offer_userfaultfd
+from pysampler.units import parse_duration_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from typing_extensions import Buffer
 
     from pysampler.ramblock import RAMBlock
 
 __all__ = [
     "DirtyBitmap",
     "DirtyRing",
-    "Finding",
     "FullComparison",
     "SoftDirty",
     "exact_observer",
     "offer_userfaultfd",
     "probe",
+    "track",
     "vcpu_threads",
 ]
 
@@ -73,3 +77,36 @@ def exact_observer(
     with suppress(MissingFeatureError, UntrackableError):
         return SoftDirty(blocks, pid=pid, threads=threads)
     return FullComparison(blocks, threads=threads, reason=reason)
+
+
+def track(
+    source: Sequence[RAMBlock] | RAMBlock | Buffer,
+    *,
+    mode: str = "dirty-bitmap",
+    calc_time: float | str = 60,
+    pid: int | None = None,
+    vcpus: Mapping[int, int] | None = None,
+    threads: int = 1,
+) -> Sampler:
+    """Return an exact measurement to iterate over, each period as it is measured.
+
+    Args:
+        source: RAMBlocks, or one, or any Python buffer; one that begins with a page, as
+            mmap.mmap() gives it, can be tracked, any other is compared.
+        mode: ``dirty-bitmap`` or ``dirty-ring``.
+        calc_time: duration: seconds, or text such as ``"500ms"``; 50 ms to 4 h.
+        pid: the process whose writes count; None for this one.
+        vcpus: for dirty-ring, thread ids by vCPU number; None to go by the threads' names.
+        threads: threads that read content.
+
+    Raises:
+        UsageError: an argument is out of range.
+        MissingFeatureError: the mode cannot be had here.
+        SourceError: the memory cannot be tracked, or is tracked already.
+    """
+    calc_time_ms, unit = parse_duration_ms(str(calc_time), "calc-time")
+    check_calc_time(calc_time_ms)
+    if mode not in (Mode.DIRTY_BITMAP.value, Mode.DIRTY_RING.value):
+        raise UsageError(f"mode must be dirty-bitmap or dirty-ring (got {mode!r})")
+    observer = exact_observer(as_blocks(source), Mode(mode), pid=pid, vcpus=vcpus, threads=threads)
+    return Sampler(observer, calc_time_ms, unit)

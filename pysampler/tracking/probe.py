@@ -6,31 +6,15 @@ from __future__ import annotations
 import mmap
 import os
 from contextlib import suppress
-from typing import NamedTuple
 
 import numpy as np
 
 from pysampler import core
 from pysampler.core import HOST_PAGE_SIZE, Range, UffdKind
 from pysampler.errors import MissingFeatureError
+from pysampler.finding import Finding
 from pysampler.tracking.soft_dirty import has_soft_dirty
 from pysampler.tracking.userfaultfd import open_userfaultfd
-
-
-class Finding(NamedTuple):
-    """One feature.
-
-    Attributes:
-        name: the feature.
-        works: whether it works here and now.
-        why: what it is for, or what went wrong.
-        cure: what makes it work; empty when it does.
-    """
-
-    name: str
-    works: bool
-    why: str
-    cure: str
 
 
 def probe() -> list[Finding]:
@@ -48,8 +32,8 @@ def _userfaultfd(kind: UffdKind, name: str, use: str) -> Finding:
         os.close(open_userfaultfd(kind))
     except MissingFeatureError as error:
         why, _, cure = str(error).partition(": ")
-        return Finding(name, works=False, why=why, cure=cure or why)
-    return Finding(name, works=True, why=f"for {use}", cure="")
+        return Finding(name, works=False, detail=why, cure=cure or why)
+    return Finding(name, works=True, detail=f"for {use}", cure="")
 
 
 def _pagemap_scan() -> Finding:
@@ -57,14 +41,14 @@ def _pagemap_scan() -> Finding:
     try:
         n_written = _write_one_page_of_two()
     except MissingFeatureError:
-        return Finding(name, works=False, why="userfaultfd is missing", cure="see userfaultfd")
+        return Finding(name, works=False, detail="userfaultfd is missing", cure="see userfaultfd")
     except OSError as error:
         why = error.strerror or str(error)
-        return Finding(name, works=False, why=why, cure="PAGEMAP_SCAN needs Linux 6.7")
+        return Finding(name, works=False, detail=why, cure="PAGEMAP_SCAN needs Linux 6.7")
     if n_written != 1:
         why = f"one page was written, {n_written} were reported"
-        return Finding(name, works=False, why=why, cure="another kernel; please report this one")
-    return Finding(name, works=True, why="for dirty-bitmap", cure="")
+        return Finding(name, works=False, detail=why, cure="another kernel; please report this one")
+    return Finding(name, works=True, detail="for dirty-bitmap", cure="")
 
 
 def _write_one_page_of_two() -> int:
@@ -89,10 +73,10 @@ def _write_one_page_of_two() -> int:
 def _soft_dirty() -> Finding:
     name = "soft-dirty bits"
     if has_soft_dirty():
-        return Finding(name, works=True, why="for dirty-bitmap of any process", cure="")
+        return Finding(name, works=True, detail="for dirty-bitmap of any process", cure="")
     return Finding(
         name,
         works=False,
-        why="a written page does not get the bit",
+        detail="a written page does not get the bit",
         cure="a kernel with CONFIG_MEM_SOFT_DIRTY=y",
     )

@@ -7,7 +7,7 @@ def needs(*names):
     """Skip, with its cure, when one of the probed features does not work here."""
     for finding in probe():
         if finding.name in names and not finding.works:
-            pytest.skip(f"{finding.name}: {finding.why}; {finding.cure}")
+            pytest.skip(f"{finding.name}: {finding.detail}; {finding.cure}")
 
 
 @pytest.fixture(scope="session")

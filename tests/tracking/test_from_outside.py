@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from writers import tracking
 
-from pysampler import Mode
+from pysampler import Measurement, Mode
+from pysampler.cli import main
 from pysampler.errors import (
     FaultError,
     MeasurementInterruptedError,
@@ -234,3 +235,37 @@ def test_a_tracker_that_is_killed_leaves_no_vcpu_stopped(guest):
     tracker.communicate()
     guest.wait()
     guest.write(1, range(1025))
+
+
+@pytest.mark.parametrize("mode", ["dirty-bitmap", "dirty-ring"])
+def test_the_command_line_measures_exactly(guest, mode):
+    command = ["--pid", str(guest.pid), "--mode", mode, "--calc-time", "300ms", "--quiet"]
+    sampler = subprocess.Popen(
+        [sys.executable, "-m", "pysampler", "sample", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while sampler.poll() is None:
+        guest.write(0, [1, 2])
+        guest.write(1, [700])
+    out, err = sampler.communicate()
+    assert (sampler.returncode, err) == (0, b"")
+    vector = Measurement.from_json(out)
+    assert vector.n_dirty_pages == (3, 3)
+    assert vector.n_sampled_pages == vector.n_total_pages == 1025
+    assert vector.mode is Mode(mode)
+    assert vector.vcpu_dirty_rate == (((0, 0), (1, 0)) if mode == "dirty-ring" else ())
+    guest.write(0, range(1025))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pid", "1", "--mode", "dirty-bitmap", "--seed", "1"], "--seed is used only in mode"),
+        (["--pid", "1", "--mode", "dirty-ring", "--profile", "fast"], "--profile is used only"),
+        (["--file", "x", "--mode", "dirty-ring"], "mode dirty-ring needs --pid"),
+    ],
+)
+def test_options_of_another_mode_are_refused(words, message, capsys):
+    assert main(["sample", *words]) == 2
+    assert message in capsys.readouterr().err

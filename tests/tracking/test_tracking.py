@@ -6,8 +6,10 @@ import threading
 import pytest
 from writers import PAGE, anonymous, write_page
 
+import pysampler
 from pysampler import Measurement, Mode, tracking
 from pysampler.errors import MissingFeatureError, SourceError, UsageError
+from pysampler.quality import remarks
 from pysampler.ramblock import BufferMemory, RAMBlock
 from pysampler.sampler import Sampler
 from pysampler.source import buffer_block, file_block
@@ -159,7 +161,7 @@ def test_what_works_needs_no_cure():
     for finding in probe():
         assert finding.works == (not finding.cure)
         assert finding.name
-        assert finding.why
+        assert finding.detail
 
 
 def test_dirty_bitmap_is_preferred_to_a_comparison(needs_dirty_bitmap):
@@ -167,3 +169,25 @@ def test_dirty_bitmap_is_preferred_to_a_comparison(needs_dirty_bitmap):
     observer = exact_observer([buffer_block(anonymous(513))], Mode.DIRTY_BITMAP)
     assert isinstance(observer, dirty_bitmap.DirtyBitmap)
     observer.close()
+
+
+@pytest.mark.usefixtures("needs_dirty_bitmap")
+def test_a_python_buffer_is_tracked_in_one_line():
+    (vector,) = pysampler.track(anonymous(513), calc_time="50ms")
+    assert vector.n_dirty_pages == (0,)
+    assert vector.details["tracking"] == "userfaultfd-wp-async"
+    assert "interval" not in vector.details
+
+
+def test_track_refuses_sampling():
+    with pytest.raises(UsageError, match="mode must be dirty-bitmap or dirty-ring"):
+        pysampler.track(anonymous(513), mode="page-sampling")
+
+
+def test_a_full_comparison_is_remarked_upon():
+    (vector,) = measured(
+        FullComparison([buffer_block(anonymous(513))], reason="because"), 125, [int]
+    )
+    (remark,) = remarks(vector)
+    assert remark.startswith("writes could not be tracked")
+    assert remark.endswith("(because)")
