@@ -40,6 +40,7 @@ ffibuilder.set_source(
     sources=SOURCES,
     depends=HEADERS,
     include_dirs=["csrc"],
+    libraries=["m"],
     extra_compile_args=compile_args,
     extra_link_args=link_args,
 )

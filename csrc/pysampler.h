@@ -242,6 +242,116 @@ enum ps_ring_request {
  */
 int ps_ring_serve(struct ps_ring_set *set, int request_fd, int reply_fd);
 
+/* ---- the emulated guest: vcpu.c, fill.c ---- */
+
+enum ps_pattern { /* which page is written next */
+    PS_PATTERN_IDLE,
+    PS_PATTERN_UNIFORM,
+    PS_PATTERN_HOTCOLD,
+    PS_PATTERN_ZIPF,
+    PS_PATTERN_SWEEP,
+    PS_PATTERN_KV,
+};
+
+enum ps_effect { /* what a write does */
+    PS_EFFECT_MARK,   /* stores the mark: vCPU index << 48 | number of this vCPU's write, from 1 */
+    PS_EFFECT_SILENT, /* stores what is there already */
+    PS_EFFECT_FREE,   /* the whole page becomes zero */
+};
+
+enum ps_kv_write { /* what the operations of a store that are no reads do */
+    PS_KV_UPDATE, /* a new value for a key */
+    PS_KV_INSERT, /* a new key, in place of the oldest; reads then favour the newest keys */
+    PS_KV_MODIFY, /* a read, then an update */
+};
+
+/* A slab store. Arrays are the caller's; offsets are bytes in the working set, multiples of 8. */
+struct ps_kv {
+    uint64_t n_keys;
+    uint64_t *item_at;          /* per key: its chunk; updates move items, as memcached does */
+    const uint32_t *item_bytes; /* per key: header, key and value */
+    const uint8_t *item_class;  /* per key: its slab class */
+    uint64_t *free_at;          /* per class: the chunk freed last, which is used next */
+    uint64_t reads;             /* share of reads, in units of 2^-64 */
+    int write;                  /* enum ps_kv_write */
+    /* state */
+    uint64_t newest;    /* key inserted last */
+    uint64_t rest_at;   /* the write under way: its next page, */
+    uint64_t rest_end;  /* up to here; rest_at == rest_end: no write under way */
+    uint64_t unlink;    /* 1 + the chunk whose header goes into the free list next; 0: none */
+    uint64_t modify;    /* 1 + the key that was read and is to be updated; 0: none */
+};
+
+/* Writes due at a steady rate. */
+struct ps_pace {
+    uint64_t writes_per_second; /* at most 10^9 */
+    uint64_t last_ns;           /* state: up to when writes have been granted */
+    uint64_t credit;            /* state: not yet granted, in writes x 10^-9 */
+};
+
+struct ps_vcpu {
+    /* where: set once */
+    uint64_t index;
+    uint64_t *writes;    /* this vCPU's published counter */
+    /* what: set while ps_vcpu_run is not under way */
+    void *base;          /* start of the working set */
+    uint64_t *stamps;    /* per page of it: CLOCK_MONOTONIC ns of its last write; NULL: not kept */
+    uint64_t n_pages;    /* of the working set, at least 1 and below 2^32 */
+    uint64_t seed;
+    int pattern;         /* enum ps_pattern */
+    int effect;          /* enum ps_effect */
+    uint64_t hot_pages;  /* hotcold: these first pages, from 1 to n_pages, */
+    uint64_t hits;       /* get this share of the writes, in units of 2^-64 */
+    uint64_t n_ranks;    /* zipf and kv: n_pages or n_keys; else 0 */
+    double theta;        /*   share of rank k: proportional to k^-theta, theta > 0 */
+    uint64_t stride;     /*   rank k is page or key (k - 1) x stride mod n_ranks; coprime to it */
+    struct ps_kv kv;
+    uint64_t on_ns;      /* bursts: active so long from origin_ns on, */
+    uint64_t off_ns;     /* then pausing so long, and so on; 0: always active */
+    struct ps_pace pace; /* writes_per_second 0: as many as can be */
+    /* state */
+    uint64_t draws;      /* random numbers taken; with seed, all there is to the sequence */
+    uint64_t position;   /* sweep */
+    double zipf_low, zipf_high; /* of theta and n_ranks; set by ps_vcpu_run */
+    uint32_t interrupt;  /* 1: ps_vcpu_run must return */
+};
+
+/*
+ * How many writes are due at now_ns, which never goes back.
+ *
+ * A vCPU that comes late does not catch up in a burst: what it missed is made up at most a quarter
+ * faster than its pace, and all beyond PS_PACE_CARRY_NS worth of writes is lost.
+ */
+enum { PS_PACE_CARRY_NS = 20000000 };
+uint64_t ps_pace_due(struct ps_pace *pace, uint64_t now_ns);
+
+/*
+ * Write pages until CLOCK_MONOTONIC reaches until_ns or ps_vcpu_interrupt() is called; bursts
+ * count from origin_ns. Alone in this library this function waits, in futex(), or Python's lock
+ * would disturb the pace.
+ *
+ * Order of one write: memory, then the clock is read, then the stamp, then the counter. So a stamp
+ * is never earlier than its write, and at any moment at most one write per vCPU is done but not
+ * yet stamped or counted; none once this has returned.
+ *
+ * Returns 0: until_ns is reached, 1: interrupted.
+ *
+ * Pre: base and stamps are mapped for n_pages pages of 4096 bytes; kv's items end within them.
+ */
+int ps_vcpu_run(struct ps_vcpu *vcpu, uint64_t origin_ns, uint64_t until_ns);
+
+/* Make ps_vcpu_run return, from another thread; it stays so until interrupt is set to 0. */
+void ps_vcpu_interrupt(struct ps_vcpu *vcpu);
+
+/*
+ * Fill n_pages pages of 4096 bytes, the first of which is number vfn, with random bytes or with
+ * stretches of text. text_pages of 256 pages, chosen at random, are text.
+ *
+ * Pre: text_bytes is at least 8192; base is aligned to 8.
+ */
+void ps_fill(void *base, uint64_t vfn, uint64_t n_pages, uint64_t seed, int text_pages,
+             const void *text, uint64_t text_bytes);
+
 /* cdef: end */
 
 #endif

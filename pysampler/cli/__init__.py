@@ -22,6 +22,7 @@ VERBS: dict[str, str] = {
     "blocks": "list the RAMBlocks that would be sampled, and how each would be read",
     "completion": "print completions for a shell",
     "doctor": "say what works on this machine, and for what does not, why and the cure",
+    "guest": "run an emulated guest whose writes are known",
 }
 
 

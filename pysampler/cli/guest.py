@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""``pysampler guest``: a QEMU-shaped process without a VM."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from pysampler.errors import UsageError
+from pysampler.guest import BlockSpec, Content, Guest, Phases, allocate
+from pysampler.guest.guest import MAX_VCPUS, SLOT_BYTES
+from pysampler.guest.phases import assign
+from pysampler.guest.ram import MAIN_IDSTR, named
+from pysampler.guest.vcpu import working_set
+from pysampler.guest.workload import parse_fraction
+from pysampler.units import parse_size
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+_IDSTR = re.compile(r"[A-Za-z0-9._:/-]{1,200}", re.ASCII)
+_MAX_BLOCKS = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.description = (
+        "A guest without a VM: RAM in memfds with QEMU's names, vCPU threads that write it in a "
+        "known pattern at a known rate. When it is ready it prints one line of JSON; SIGTERM ends "
+        "it."
+    )
+    parser.add_argument("--memory", default="1G", metavar="SIZE", help="main block (default 1G)")
+    parser.add_argument("--vcpus", type=int, default=1, metavar="N", help="default 1")
+    parser.add_argument(
+        "--workload",
+        action="append",
+        default=[],
+        metavar="[VCPU=]WORKLOAD",
+        help="e.g. uniform:wps=500k, hotcold:hot=10%%,hits=90%%, zipf:theta=0.99, sweep, kv:mix=A, "
+        "idle (the default); burst:on=200ms,off=800ms,of=..., silent:of=..., free:of=...; all take "
+        "wps=, ws=, block=. One for all vCPUs, or one for each",
+    )
+    parser.add_argument(
+        "--workload-file", metavar="FILE", help="a schedule of phases, JSON or TOML"
+    )
+    parser.add_argument(
+        "--zero", default="0", metavar="FRACTION", help="left zero, at each block's end, e.g. 60%%"
+    )
+    parser.add_argument(
+        "--content",
+        choices=[content.value for content in Content],
+        default=Content.RANDOM.value,
+        help="of the rest: random does not compress, text to about 1/2, mixed is half and half",
+    )
+    parser.add_argument(
+        "--block", action="append", default=[], metavar="NAME=SIZE", help="one more RAMBlock"
+    )
+    parser.add_argument("--huge", action="store_true", help="huge pages of 2 MiB")
+    parser.add_argument("--seed", type=int, default=0, help="of content and workloads (default 0)")
+    parser.add_argument(
+        "--truth", action="store_true", help="keep the time of each page's last write"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the guest until SIGTERM or SIGINT."""
+    if not 1 <= args.vcpus <= MAX_VCPUS:
+        raise UsageError(f"--vcpus: {args.vcpus} is not from 1 to {MAX_VCPUS}")
+    if not 0 <= args.seed < 1 << 64:
+        raise UsageError(f"--seed: {args.seed} is not from 0 to 2^64 - 1")
+    specs = _specs(args.memory, args.block)
+    zero = parse_fraction(args.zero, "--zero")
+    phases = _phases(args)
+    ram = allocate(
+        specs,
+        zero=zero,
+        content=Content(args.content),
+        seed=args.seed,
+        huge=args.huge,
+        truth=args.truth,
+        reachable=_reachable(specs, phases, zero),
+    )
+    guest = Guest(ram, phases, args.seed)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: guest.request_shutdown())
+    try:
+        guest.cont()
+        print(json.dumps(_ready(guest)), flush=True)
+        while not guest.shutdown_requested.wait(0.25):
+            guest.note_rates()
+    finally:
+        guest.close()
+    return 0
+
+
+def _specs(memory: str, blocks: Sequence[str]) -> tuple[BlockSpec, ...]:
+    specs = [BlockSpec(MAIN_IDSTR, parse_size(memory, "--memory"))]
+    for text in blocks:
+        name, equals, size = text.partition("=")
+        if not equals or _IDSTR.fullmatch(name) is None:
+            raise UsageError(f"--block: {text[:40]!r} is not NAME=SIZE, as vga=16M is")
+        specs.append(BlockSpec(name, parse_size(size, f"--block {name}")))
+    if len(specs) > _MAX_BLOCKS:
+        raise UsageError(f"--block: {len(specs)} blocks; there can be {_MAX_BLOCKS}")
+    return tuple(specs)
+
+
+def _phases(args: argparse.Namespace) -> Phases:
+    if args.workload_file is None:
+        return Phases.steady(assign(args.workload, args.vcpus))
+    if args.workload:
+        raise UsageError("--workload and --workload-file: give one of them")
+    return Phases.from_file(args.workload_file, args.vcpus)
+
+
+def _reachable(specs: Sequence[BlockSpec], phases: Phases, zero: float) -> int:
+    """Return the bytes that content and workloads can bring into memory."""
+    reach = {spec.idstr: round(spec.length * (1 - zero)) for spec in specs}
+    for workload in phases.workloads():
+        spec = named(specs, workload.block)
+        reach[spec.idstr] = max(reach[spec.idstr], working_set(workload, spec))
+    return sum(reach.values())
+
+
+def _ready(guest: Guest) -> dict[str, Any]:
+    truth = guest.ram.truth
+    return {
+        "pid": os.getpid(),
+        "blocks": [
+            {
+                "idstr": block.idstr,
+                "address": block.address,
+                "length": block.length,
+                "page-size": block.page_size,
+                "fd": block.fd,
+            }
+            for block in guest.blocks
+        ],
+        "vcpus": [{"index": vcpu.index, "thread-id": vcpu.thread_id} for vcpu in guest.vcpus()],
+        "counters": {"fd": guest.counters.fd, "slot-bytes": SLOT_BYTES},
+        "truth": None if truth is None else {"fd": truth.fd},
+        "monotonic-ns": time.monotonic_ns(),
+        "qmp": None,
+    }

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: MIT
+"""Guest: RAM and vCPUs together, stopped and continued as a VM is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pysampler.errors import MissingFeatureError, UsageError
+from pysampler.guest.ram import SharedArray, named
+from pysampler.guest.vcpu import VcpuThread, work
+
+if TYPE_CHECKING:
+    from pysampler.guest.phases import Phase, Phases
+    from pysampler.guest.ram import Block, Ram
+
+MAX_VCPUS = 255
+SLOT_BYTES = 64  # a cache line: vCPUs do not disturb each other
+
+_RATE_WINDOW_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuInfo:
+    """A vCPU at one moment.
+
+    Attributes:
+        index: its number, from 0.
+        thread_id: of the OS.
+        workload: of the phase that is under way.
+        writes: since the guest started.
+        writes_per_second: over about the last second.
+    """
+
+    index: int
+    thread_id: int
+    workload: str
+    writes: int
+    writes_per_second: float
+
+
+class Guest:
+    """A guest without a VM. It is made stopped; `cont` starts it. Any thread may call.
+
+    Attributes:
+        ram: its memory.
+        counters: shared memory, 64 bytes per vCPU, of which the first 8 are its writes so far.
+        shutdown_requested: set when it is to end; whoever owns it waits for that and closes it.
+    """
+
+    def __init__(self, ram: Ram, phases: Phases, seed: int = 0) -> None:
+        """Prepare vCPUs, one per workload of ``phases``; the guest owns ``ram`` from here on.
+
+        Raises:
+            UsageError: a workload that does not fit its block.
+        """
+        n_vcpus = len(phases.entries[0][1])
+        if not 1 <= n_vcpus <= MAX_VCPUS:
+            raise UsageError(f"{n_vcpus} vCPUs; there can be 1 to {MAX_VCPUS}")
+        for workload in phases.workloads():
+            work(workload, named(ram.blocks, workload.block), seed, 0)
+        self.ram = ram
+        self.shutdown_requested = threading.Event()
+        self._phases = phases
+        self._control = threading.Lock()  # one stop, cont or close at a time
+        self._changed = threading.Condition()
+        self._running = False
+        self._closing = False
+        self._guest_ns = 0  # the guest's clock where it stands
+        self._origin_ns = 0  # CLOCK_MONOTONIC of its 0 while it runs
+        self._history: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=64)
+        self.counters = SharedArray("pysampler-vcpus", n_vcpus * SLOT_BYTES // 8)
+        slots = self.counters.array.reshape(n_vcpus, SLOT_BYTES // 8)
+        self._threads = tuple(
+            VcpuThread(i, ram, seed, slots[i], self._next_stretch) for i in range(n_vcpus)
+        )
+        for thread in self._threads:
+            thread.start()
+        self.note_rates()
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """RAMBlocks, the main one first."""
+        return self.ram.blocks
+
+    @property
+    def total_memory(self) -> int:
+        """Bytes of all RAMBlocks."""
+        return sum(block.length for block in self.blocks)
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs, between `cont` and `stop`."""
+        return self._running
+
+    def stop(self) -> None:
+        """Stop all vCPUs. When this returns none writes, and counters and truth are exact."""
+        with self._control, self._changed:
+            if self._running:
+                self._guest_ns = time.monotonic_ns() - self._origin_ns
+                self._running = False
+            for thread in self._threads:
+                thread.interrupt()
+            self._changed.wait_for(lambda: all(thread.parked for thread in self._threads))
+
+    def cont(self) -> None:
+        """Let the vCPUs run."""
+        with self._control, self._changed:
+            if self._running or self._closing:
+                return
+            for thread in self._threads:
+                thread.resume()
+            self._origin_ns = time.monotonic_ns() - self._guest_ns
+            self._running = True
+            self._changed.notify_all()
+
+    def vcpus(self) -> tuple[VcpuInfo, ...]:
+        """Return what the vCPUs do and have done."""
+        self.note_rates()
+        now, writes = time.monotonic_ns(), self.writes()
+        before, writes_before = next(
+            (
+                entry
+                for entry in reversed(tuple(self._history))
+                if now - entry[0] >= _RATE_WINDOW_NS
+            ),
+            self._history[0],
+        )
+        seconds = max(now - before, 1) / 1e9
+        workloads = self._phases.at(self.clock_ns()).workloads
+        return tuple(
+            VcpuInfo(
+                index=thread.index,
+                thread_id=thread.native_id or 0,
+                workload=workload.text,
+                writes=count,
+                writes_per_second=(count - count_before) / seconds,
+            )
+            for thread, workload, count, count_before in zip(
+                self._threads, workloads, writes, writes_before, strict=True
+            )
+        )
+
+    def note_rates(self) -> None:
+        """Remember the counters of now, so that later writes a second are of the last second.
+
+        The owner calls this about four times a second; `vcpus` does itself, too.
+        """
+        now = time.monotonic_ns()
+        if not self._history or now - self._history[-1][0] >= _RATE_WINDOW_NS // 10:
+            self._history.append((now, self.writes()))
+
+    def writes(self) -> tuple[int, ...]:
+        """Return each vCPU's writes so far."""
+        return tuple(int(thread.counter[0]) for thread in self._threads)
+
+    def clock_ns(self) -> int:
+        """Return the guest's clock: ns that it has run."""
+        with self._changed:
+            return time.monotonic_ns() - self._origin_ns if self._running else self._guest_ns
+
+    def count_dirty_since(self, monotonic_ns: int) -> dict[str, int]:
+        """Return per block, by idstr, how many pages have been written since a time.
+
+        Exact while the guest is stopped if it also was at that time; else it is off by at most
+        one write per vCPU at either end.
+
+        Args:
+            monotonic_ns: CLOCK_MONOTONIC.
+
+        Raises:
+            MissingFeatureError: truth is not kept.
+        """
+        since = max(monotonic_ns, 1)  # 0 is a page that was never written
+        counts = {}
+        for block in self.blocks:
+            if block.stamps is None:
+                raise MissingFeatureError(
+                    "the times of writes are not kept; start the guest with --truth"
+                )
+            counts[block.idstr] = int(np.count_nonzero(block.stamps >= since))
+        return counts
+
+    def request_shutdown(self) -> None:
+        """Ask the owner to end the guest."""
+        self.shutdown_requested.set()
+
+    def close(self) -> None:
+        """End the vCPUs and give the memory back."""
+        with self._control:
+            if self._closing:
+                return
+            with self._changed:
+                self._closing, self._running = True, False
+                for thread in self._threads:
+                    thread.interrupt()
+                self._changed.notify_all()
+            for thread in self._threads:
+                thread.join()
+            self.counters.close()
+            self.ram.close()
+
+    def _next_stretch(self, thread: VcpuThread) -> tuple[Phase, int] | None:
+        with self._changed:
+            thread.parked = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._running or self._closing)
+            if self._closing:
+                return None
+            thread.parked = False
+            return self._phases.at(time.monotonic_ns() - self._origin_ns), self._origin_ns

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: MIT
+"""Which workload each vCPU has when: one for good, or a schedule of phases from a file.
+
+The file is JSON, or TOML with the same members::
+
+    {"phases": [{"for": "5s", "workload": "uniform:wps=100k"},
+                {"for": "500ms", "workload": ["idle", "1=sweep:wps=1k"]}],
+     "repeat": true}
+
+The last phase may have no ``for`` and then lasts; after a last one that ends all is idle, unless
+``repeat`` is true. Phases are timed on the guest's clock, which stands while the guest is stopped.
+Each phase begins new sequences of pages.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pysampler.core import Pattern
+from pysampler.errors import FormatError, MissingFeatureError, UsageError
+from pysampler.guest.workload import Workload
+from pysampler.units import parse_duration_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+FOREVER_NS = (1 << 63) - 1
+_IDLE = Workload("idle", Pattern.IDLE)
+_MAX_FILE = 1 << 20
+_MAX_PHASES = 10_000
+
+
+class Phase(NamedTuple):
+    """The phase that is under way.
+
+    Attributes:
+        number: 0 for the first; repeating goes on counting.
+        start_ns: of the guest's clock.
+        end_ns: of the guest's clock, `FOREVER_NS` for no end.
+        workloads: one per vCPU.
+    """
+
+    number: int
+    start_ns: int
+    end_ns: int
+    workloads: tuple[Workload, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """A schedule.
+
+    Attributes:
+        entries: (duration in ns, or None for good; one workload per vCPU), in order.
+        repeat: begin again at the end.
+    """
+
+    entries: tuple[tuple[int | None, tuple[Workload, ...]], ...]
+    repeat: bool = False
+
+    @classmethod
+    def steady(cls, workloads: Iterable[Workload]) -> Phases:
+        """Return the schedule of one phase without end."""
+        return cls(((None, tuple(workloads)),))
+
+    @classmethod
+    def from_file(cls, path: str, n_vcpus: int) -> Phases:
+        """Read a schedule.
+
+        Raises:
+            FormatError: not such a file; the message names file and member.
+            UsageError: a workload that is none.
+        """
+        try:
+            with open(path, "rb") as file:
+                text = file.read(_MAX_FILE + 1)
+        except OSError as error:
+            raise FormatError(f"{path}: {error.strerror}") from error
+        if len(text) > _MAX_FILE:
+            raise FormatError(f"{path}: longer than 1 MiB, so not a schedule of phases")
+        document = _parse_document(path, text)
+        try:
+            return _from_document(document, n_vcpus)
+        except (FormatError, UsageError) as error:
+            raise type(error)(f"{path}: {error}") from error
+
+    def at(self, guest_ns: int) -> Phase:
+        """Return the phase of a time on the guest's clock."""
+        n_vcpus = len(self.entries[0][1])
+        lengths = [length for length, _ in self.entries]
+        rounds, start, number = 0, 0, 0
+        if self.repeat and None not in lengths:
+            total = sum(length or 0 for length in lengths)
+            rounds = guest_ns // total
+            start, number = rounds * total, rounds * len(lengths)
+        for length, workloads in self.entries:
+            if length is None:
+                return Phase(number, start, FOREVER_NS, workloads)
+            if guest_ns < start + length:
+                return Phase(number, start, start + length, workloads)
+            start, number = start + length, number + 1
+        return Phase(number, start, FOREVER_NS, (_IDLE,) * n_vcpus)
+
+    def workloads(self) -> Iterator[Workload]:
+        """Yield every workload that can come."""
+        for _, workloads in self.entries:
+            yield from workloads
+
+
+def assign(texts: Sequence[str], n_vcpus: int) -> tuple[Workload, ...]:
+    """Return each vCPU's workload.
+
+    Args:
+        texts: ``INDEX=WORKLOAD`` for one vCPU. Without an index: one for all vCPUs that are
+            left, or one for each of these, in order.
+        n_vcpus: how many there are.
+
+    Raises:
+        UsageError: an index out of range or twice, too many or too few workloads.
+    """
+    chosen: dict[int, Workload] = {}
+    plain = []
+    for text in texts:
+        index, equals, rest = text.partition("=")
+        if not equals or not index.strip().isdecimal():
+            plain.append(Workload.parse(text))
+            continue
+        vcpu = int(index)
+        if vcpu >= n_vcpus or vcpu in chosen:
+            raise UsageError(
+                f"workload {text[:40]!r}: vCPU {vcpu} "
+                + ("twice" if vcpu in chosen else f"is not there; there are {n_vcpus}, from 0")
+            )
+        chosen[vcpu] = Workload.parse(rest)
+    left = [vcpu for vcpu in range(n_vcpus) if vcpu not in chosen]
+    if len(plain) not in {0, 1, len(left)}:
+        raise UsageError(
+            f"{len(plain)} workloads for {len(left)} vCPUs; give one for all, one for each, or "
+            "INDEX=WORKLOAD"
+        )
+    for i, vcpu in enumerate(left):
+        chosen[vcpu] = plain[i if len(plain) > 1 else 0] if plain else _IDLE
+    return tuple(chosen[vcpu] for vcpu in range(n_vcpus))
+
+
+def _parse_document(path: str, text: bytes) -> object:
+    try:
+        if path.endswith(".toml"):
+            try:
+                import tomllib  # noqa: PLC0415 - from Python 3.11 on
+            except ImportError as error:
+                raise MissingFeatureError(
+                    f"{path}: TOML needs Python 3.11; write the same members as JSON"
+                ) from error
+            return tomllib.loads(text.decode("utf-8"))
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _from_document(document: object, n_vcpus: int) -> Phases:
+    if not isinstance(document, dict):
+        raise FormatError("not an object with phases")
+    unknown = set(document) - {"phases", "repeat"}
+    if unknown:
+        raise FormatError(f"{min(unknown)}: unknown; there are phases and repeat")
+    phases, repeat = document.get("phases"), document.get("repeat", False)
+    if not isinstance(phases, list) or not 1 <= len(phases) <= _MAX_PHASES:
+        raise FormatError(f"phases: not an array of 1 to {_MAX_PHASES} phases")
+    if not isinstance(repeat, bool):
+        raise FormatError("repeat: not true or false")
+    entries = tuple(_entry(i, phase, n_vcpus) for i, phase in enumerate(phases))
+    endless = [i for i, (length, _) in enumerate(entries) if length is None]
+    if endless and (repeat or endless[0] < len(entries) - 1):
+        raise FormatError(f"phases[{endless[0]}].for: missing; only a last one may last")
+    return Phases(entries, repeat)
+
+
+def _entry(i: int, phase: Any, n_vcpus: int) -> tuple[int | None, tuple[Workload, ...]]:
+    where = f"phases[{i}]"
+    if not isinstance(phase, dict) or set(phase) - {"for", "workload"}:
+        raise FormatError(f"{where}: not an object with for and workload")
+    length, texts = phase.get("for"), phase.get("workload")
+    if isinstance(texts, str):
+        texts = [texts]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise FormatError(f"{where}.workload: not a text or an array of texts")
+    if length is None:
+        return None, assign(texts, n_vcpus)
+    if not isinstance(length, str):
+        raise FormatError(f'{where}.for: not a text such as "500ms"')
+    ms, _ = parse_duration_ms(length, f"{where}.for")
+    if not ms:
+        raise FormatError(f"{where}.for: {length!r} is no time at all")
+    return ms * 1_000_000, assign(texts, n_vcpus)

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""One vCPU: an OS thread that stays in C while the guest runs."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING, Any
+
+from pysampler import core
+from pysampler.core import Pattern
+from pysampler.errors import UsageError
+from pysampler.guest.kv import lay_out
+from pysampler.guest.ram import PAGE_SIZE, named
+from pysampler.guest.workload import sequence_seed
+from pysampler.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pysampler.guest.phases import Phase
+    from pysampler.guest.ram import Block, BlockSpec, Ram
+    from pysampler.guest.workload import Workload
+
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+
+
+class VcpuThread(threading.Thread):
+    """A vCPU. `Guest` tells it when to run.
+
+    Attributes:
+        index: its number, from 0.
+        counter: its slot in the shared page; ``counter[0]`` is its writes so far.
+        parked: whether it stands, and so its counter and stamps; `Guest`'s condition guards it.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        ram: Ram,
+        seed: int,
+        counter: NDArray[np.uint64],
+        next_stretch: Callable[[VcpuThread], tuple[Phase, int] | None],
+    ) -> None:
+        """Prepare a vCPU.
+
+        Args:
+            index: its number.
+            ram: what it writes.
+            seed: the guest's.
+            counter: its slot in the shared page.
+            next_stretch: waits until there is something to run and returns the phase and the
+                CLOCK_MONOTONIC time of the guest clock's 0; None when the guest ends.
+        """
+        super().__init__(name=f"vCPU {index}", daemon=True)
+        self.index = index
+        self.counter = counter
+        self.parked = True
+        self._ram = ram
+        self._seed = seed
+        self._next_stretch = next_stretch
+        self._core = core.Vcpu(index, counter)
+
+    def run(self) -> None:
+        """Run stretch by stretch: one C call, which a phase's end or `interrupt` ends."""
+        # QEMU's threads are called "CPU 0/KVM"; that is how people and tools find them.
+        with open(f"/proc/self/task/{self.native_id}/comm", "w", encoding="ascii") as comm:
+            comm.write(f"CPU {self.index}/EMU")
+        loaded = -1
+        while True:
+            stretch = self._next_stretch(self)
+            if stretch is None:
+                return
+            phase, origin_ns = stretch
+            if phase.number != loaded:
+                loaded = phase.number
+                workload = phase.workloads[self.index]
+                block = named(self._ram.blocks, workload.block)
+                sequence = sequence_seed(self._seed, self.index, phase.number)
+                self._core.set_work(**work(workload, block, self._seed, sequence))
+            self._core.run(origin_ns + phase.start_ns, origin_ns + phase.end_ns)
+
+    def interrupt(self) -> None:
+        """Make it leave C soon; from any thread."""
+        self._core.interrupt()
+
+    def resume(self) -> None:
+        """Let it enter C again."""
+        self._core.resume()
+
+
+def working_set(workload: Workload, block: Block | BlockSpec) -> int:
+    """Return the bytes of a workload's working set.
+
+    Raises:
+        UsageError: it is larger than the block.
+    """
+    if workload.ws is None:
+        return block.length
+    if workload.ws > block.length:
+        raise UsageError(
+            f"workload {workload.text!r}: ws is larger than {block.idstr}, which has "
+            f"{format_size(block.length)}"
+        )
+    return workload.ws
+
+
+def work(workload: Workload, block: Block, seed: int, sequence: int) -> dict[str, Any]:
+    """Return what `core.Vcpu.set_work` takes for a workload on a block.
+
+    Args:
+        workload: the workload.
+        block: the block.
+        seed: the guest's; a store is laid out from it.
+        sequence: seed of the sequence of pages.
+
+    Raises:
+        UsageError: they do not fit together.
+    """
+    ws = working_set(workload, block)
+    n_pages = ws // PAGE_SIZE
+    store = lay_out(workload.kv, ws, seed) if workload.pattern is Pattern.KV else None
+    if store is not None:  # each vCPU moves items in an index of its own
+        store = store._replace(item_at=store.item_at.copy(), free_at=store.free_at.copy())
+    return {
+        "address": block.address,
+        "stamps": block.stamps,
+        "n_pages": n_pages,
+        "seed": sequence,
+        "pattern": workload.pattern,
+        "effect": workload.effect,
+        "writes_per_second": workload.wps,
+        "on_ns": workload.on_ms * 1_000_000,
+        "off_ns": workload.off_ms * 1_000_000,
+        "hot_pages": max(1, round(n_pages * workload.hot)),
+        "hits": min(round(workload.hits * (1 << 64)), (1 << 64) - 1),
+        "theta": workload.theta,
+        "stride": scatter_stride(n_pages if store is None else store.n_keys),
+        "store": store,
+    }
+
+
+def scatter_stride(n: int) -> int:
+    """Return a stride that visits all of ``n`` pages, neighbours in rank far apart."""
+    stride = max(1, round(n * _GOLDEN_RATIO))
+    while math.gcd(stride, n) > 1:
+        stride += 1
+    return stride
