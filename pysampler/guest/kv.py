@@ -84,8 +84,8 @@ def parse_sizes(text: str, what: str) -> tuple[int, int]:
     Raises:
         UsageError: not such sizes.
     """
-    low, _, high = text.partition("-")
-    sizes = parse_size(low, what), parse_size(high or low, what)
+    low, dash, high = text.partition("-")
+    sizes = parse_size(low, what), parse_size(high if dash else low, what)
     if not 1 <= sizes[0] <= sizes[1] <= _MAX_VALUE:
         raise UsageError(f"{what}: {text} is not within 1-256K, smallest first")
     return sizes
