@@ -7,16 +7,19 @@ import json
 import os
 import re
 import signal
-import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pysampler.errors import UsageError
 from pysampler.guest import BlockSpec, Content, Guest, Phases, allocate
 from pysampler.guest.guest import MAX_VCPUS, SLOT_BYTES
+from pysampler.guest.measure import GuestMeasure
 from pysampler.guest.phases import assign
 from pysampler.guest.ram import MAIN_IDSTR, named
 from pysampler.guest.vcpu import working_set
 from pysampler.guest.workload import parse_fraction
+from pysampler.qmp.server import QmpServer
+from pysampler.tracking import offer_userfaultfd
 from pysampler.units import parse_size
 
 if TYPE_CHECKING:
@@ -25,14 +28,15 @@ if TYPE_CHECKING:
 
 _IDSTR = re.compile(r"[A-Za-z0-9._:/-]{1,200}", re.ASCII)
 _MAX_BLOCKS = 64
+_TICK_S = 0.25
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.description = (
         "A guest without a VM: RAM in memfds with QEMU's names, vCPU threads that write it in a "
-        "known pattern at a known rate. When it is ready it prints one line of JSON; SIGTERM ends "
-        "it."
+        "known pattern at a known rate. When it is ready it prints one line of JSON; SIGTERM or "
+        "QMP's quit ends it."
     )
     parser.add_argument("--memory", default="1G", metavar="SIZE", help="main block (default 1G)")
     parser.add_argument("--vcpus", type=int, default=1, metavar="N", help="default 1")
@@ -65,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truth", action="store_true", help="keep the time of each page's last write"
     )
+    parser.add_argument(
+        "--qmp", metavar="ADDRESS", help="serve QMP at unix:PATH or tcp:127.0.0.1:PORT"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,16 +92,24 @@ def run(args: argparse.Namespace) -> int:
         truth=args.truth,
         reachable=_reachable(specs, phases, zero),
     )
-    guest = Guest(ram, phases, args.seed)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: guest.request_shutdown())
-    try:
+    with ExitStack() as stack:
+        guest = Guest(ram, phases, args.seed)
+        stack.callback(guest.close)
+        for fd in offer_userfaultfd():  # for exact tracking from outside
+            stack.callback(os.close, fd)
+        server = None
+        if args.qmp is not None:
+            server = QmpServer(guest, GuestMeasure(guest), args.qmp)
+            stack.callback(server.close)
+            server.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: guest.request_shutdown())
         guest.cont()
-        print(json.dumps(_ready(guest)), flush=True)
-        while not guest.shutdown_requested.wait(0.25):
+        print(json.dumps(_ready(guest, server)), flush=True)
+        while not guest.shutdown_requested.wait(_TICK_S):
             guest.note_rates()
-    finally:
-        guest.close()
+        if server is not None:
+            server.shutdown("host-signal")  # unless it has told them of a quit already
     return 0
 
 
@@ -127,7 +142,7 @@ def _reachable(specs: Sequence[BlockSpec], phases: Phases, zero: float) -> int:
     return sum(reach.values())
 
 
-def _ready(guest: Guest) -> dict[str, Any]:
+def _ready(guest: Guest, server: QmpServer | None) -> dict[str, Any]:
     truth = guest.ram.truth
     return {
         "pid": os.getpid(),
@@ -144,6 +159,5 @@ def _ready(guest: Guest) -> dict[str, Any]:
         "vcpus": [{"index": vcpu.index, "thread-id": vcpu.thread_id} for vcpu in guest.vcpus()],
         "counters": {"fd": guest.counters.fd, "slot-bytes": SLOT_BYTES},
         "truth": None if truth is None else {"fd": truth.fd},
-        "monotonic-ns": time.monotonic_ns(),
-        "qmp": None,
+        "qmp": None if server is None else server.address,
     }

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""What calc-dirty-rate runs on the guest: the sampler and the exact modes, from within."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pysampler.core import UffdKind
+from pysampler.errors import MissingFeatureError
+from pysampler.measurement import Mode
+from pysampler.plan import PROFILES
+from pysampler.sampler import Observer, PageSampling, Sampler
+from pysampler.source.file import file_memory_block
+from pysampler.tracking import exact_observer
+from pysampler.tracking.userfaultfd import open_userfaultfd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pysampler.clock import Clock
+    from pysampler.guest.guest import Guest
+    from pysampler.measurement import Measurement
+    from pysampler.ramblock import RAMBlock
+    from pysampler.units import CalcTimeUnit
+
+
+class GuestMeasure:
+    """Measures a guest of this process, as `pysampler.qmp.interface.Measure` asks for.
+
+    Attributes:
+        modes: dirty-ring only where userfaultfd can deliver messages.
+    """
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self.modes = frozenset(Mode) if _has_messages() else frozenset(Mode) - {Mode.DIRTY_RING}
+
+    def blocks(self) -> list[RAMBlock]:
+        """Return the guest's RAM as memfds, whose holes sampling does not fill."""
+        return [
+            file_memory_block(f"/proc/{os.getpid()}/fd/{block.fd}", block.idstr)
+            for block in self._guest.blocks
+        ]
+
+    def __call__(
+        self,
+        *,
+        mode: Mode,
+        calc_time_ms: int,
+        calc_time_unit: CalcTimeUnit,
+        sample_pages: int,
+        clock: Clock,
+    ) -> Iterator[Measurement]:
+        """Measure; yield the vector after each period.
+
+        Raises:
+            PysamplerError: the measurement failed.
+        """
+        blocks = self.blocks()
+        if mode is Mode.PAGE_SAMPLING:
+            observer: Observer = PageSampling(
+                blocks, profile=PROFILES["qemu"], sample_pages=sample_pages
+            )
+        else:
+            vcpus = {vcpu.index: vcpu.thread_id for vcpu in self._guest.vcpus()}
+            observer = exact_observer(blocks, mode, vcpus=vcpus)
+        with Sampler(observer, calc_time_ms, calc_time_unit, clock) as sampler:
+            yield from sampler
+
+
+def _has_messages() -> bool:
+    try:
+        os.close(open_userfaultfd(UffdKind.MESSAGES))
+    except MissingFeatureError:
+        return False
+    return True
