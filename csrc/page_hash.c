@@ -217,6 +217,23 @@ READS_GUEST static uint64_t touch(const struct ps_hasher *hasher, const uint8_t 
     return load(page);
 }
 
+/* Most pages that are not zero say so in their first line, so only that is prefetched. */
+READS_GUEST static uint64_t has_content(const struct ps_hasher *hasher, const uint8_t *page,
+                                        size_t page_size, const uint8_t *ahead)
+{
+    (void)hasher;
+    if (ahead)
+        prefetch(ahead);
+    for (size_t at = 0; at < page_size; at += LINE) {
+        uint64_t line = 0;
+        for (int i = 0; i < LINE; i += 8)
+            line |= load(page + at + i);
+        if (line)
+            return 1;
+    }
+    return 0;
+}
+
 /* ---- CRC-32 ---- */
 
 READS_GUEST static uint64_t crc32_by_zlib(const struct ps_hasher *hasher, const uint8_t *page,
@@ -266,6 +283,8 @@ ps_kernel ps_kernel_of(const struct ps_hasher *hasher)
     switch (hasher->hash) {
     case PS_HASH_TOUCH:
         return touch;
+    case PS_HASH_CONTENT:
+        return has_content;
     case PS_HASH_READ:
         return READ[hasher->simd];
     case PS_HASH_XXH64:

@@ -24,6 +24,7 @@
  */
 enum ps_hash {
     PS_HASH_TOUCH, /* no hash: reads one word, which faults the page in */
+    PS_HASH_CONTENT, /* no hash: 0 for a page of zeros, else 1; reads until it knows */
     PS_HASH_READ,  /* no hash: reads every line and folds it; the floor of a pass */
     PS_HASH_XXH64,
     PS_HASH_XXH3,

@@ -39,6 +39,7 @@ class Hash(enum.IntEnum):
     """What is computed of a page."""
 
     TOUCH = lib.PS_HASH_TOUCH
+    CONTENT = lib.PS_HASH_CONTENT
     READ = lib.PS_HASH_READ
     XXH64 = lib.PS_HASH_XXH64
     XXH3 = lib.PS_HASH_XXH3

@@ -34,7 +34,7 @@ def plan_of_all_pages(blocks: Sequence[RAMBlock]) -> SamplePlan:
 
 def count_zero_pages(blocks: Sequence[RAMBlock], threads: int) -> int:
     """Return how many pages hold only zeros; holes are such pages and stay holes."""
-    passes = Passes(blocks, plan_of_all_pages(blocks), Hasher(Hash.XXH3), threads)
+    passes = Passes(blocks, plan_of_all_pages(blocks), Hasher(Hash.CONTENT), threads)
     try:
         return passes.baseline().pages
     finally:
