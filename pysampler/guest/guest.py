@@ -23,6 +23,7 @@ MAX_VCPUS = 255
 SLOT_BYTES = 64  # a cache line: vCPUs do not disturb each other
 
 _RATE_WINDOW_NS = 1_000_000_000
+_HELD_S = 5  # how long a tracker may hold a vCPU in a full dirty ring when the guest ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +201,11 @@ class Guest:
                 for thread in self._threads:
                     thread.interrupt()
                 self._changed.notify_all()
+            deadline = time.monotonic() + _HELD_S
             for thread in self._threads:
-                thread.join()
+                thread.join(max(0.0, deadline - time.monotonic()))
+            if any(thread.is_alive() for thread in self._threads):
+                return  # someone holds it in a fault; its memory ends with the process
             self.counters.close()
             self.ram.close()
 
