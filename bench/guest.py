@@ -85,13 +85,18 @@ class Guest:
 
     def during(self, work: Callable[[], object]) -> Stretch:
         """Return what the vCPUs, taken together, did while ``work`` was done."""
-        writes, waited, start = self._writes(), self._waited(), time.monotonic()
+        waited, (start, writes) = self._waited(), self._now()
         work()
-        seconds = time.monotonic() - start
-        return Stretch(seconds, self._writes() - writes, self._waited() - waited)
+        end, writes_then = self._now()
+        return Stretch(end - start, writes_then - writes, self._waited() - waited)
 
-    def _writes(self) -> int:
-        return int(self._slots[:, 0].sum())
+    def _now(self) -> tuple[float, int]:
+        """Return time and writes of one moment; not if something came in between."""
+        while True:
+            before = time.monotonic()
+            writes = int(self._slots[:, 0].sum())
+            if (after := time.monotonic()) - before < 1e-4:
+                return after, writes
 
     def _waited(self) -> float:
         waited = 0
@@ -107,7 +112,7 @@ def guest(*arguments: str, memory: str = "1G") -> Iterator[Guest]:
     """Run a guest."""
     made = Guest(f"--memory={memory}", *arguments)
     try:
-        time.sleep(0.5)
+        time.sleep(1)
         yield made
     finally:
         made.process.terminate()
