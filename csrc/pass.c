@@ -11,12 +11,16 @@
  */
 enum { PAGES_AHEAD = 2 };
 
+/* One line of each page is prefetched this early, so that its address is translated by then. */
+enum { TRANSLATE_AHEAD = 6 };
+
 int64_t ps_hash_mapped(const struct ps_hasher *hasher, const void *base, size_t page_size,
                        const uint64_t *vfns, size_t n, uint64_t *hashes_ret)
 {
     const ps_kernel kernel = ps_kernel_of(hasher);
     const uint8_t *const bytes = base;
     const size_t n_prefetched = hasher->prefetch && n > PAGES_AHEAD ? n - PAGES_AHEAD : 0;
+    const size_t n_translated = hasher->prefetch && n > TRANSLATE_AHEAD ? n - TRANSLATE_AHEAD : 0;
     struct ps_sigbus_guard guard = {.page_size = page_size};
     volatile size_t done = 0; /* volatile: its value is needed after a SIGBUS */
 
@@ -28,6 +32,8 @@ int64_t ps_hash_mapped(const struct ps_hasher *hasher, const void *base, size_t 
             const uint8_t *const page = bytes + vfns[i] * page_size;
             const uint8_t *const ahead =
                 i < n_prefetched ? bytes + vfns[i + PAGES_AHEAD] * page_size : NULL;
+            if (i < n_translated)
+                __builtin_prefetch(bytes + vfns[i + TRANSLATE_AHEAD] * page_size, 0, 2);
             guard.page = page;
             hashes_ret[i] = kernel(hasher, page, page_size, ahead);
             done = i + 1;
