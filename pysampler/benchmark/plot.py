@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from pysampler.errors import MissingFeatureError, PysamplerError
@@ -11,6 +12,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pysampler.benchmark.hashing import Case, Result
+
+
+def check_plot_path(path: str) -> None:
+    """Refuse a path that cannot be written, before the time to measure is spent.
+
+    Raises:
+        PysamplerError: its folder is not there or may not be written.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.access(folder, os.W_OK):
+        raise PysamplerError(f"cannot write {path}: {folder} is no folder that may be written")
 
 
 def plot_results(results: Sequence[Result], facts: dict[str, Any], path: str) -> None:
@@ -49,7 +61,7 @@ def plot_results(results: Sequence[Result], facts: dict[str, Any], path: str) ->
         )
     axes.set_yticks([i + 1.5 * height for i in range(len(names))], names)
     axes.invert_yaxis()
-    axes.set_xlabel("ns per 4 KiB page; bars end at the median, whiskers at half the quartiles")
+    axes.set_xlabel("ns per 4 KiB page; bars: median, whiskers: half the interquartile range")
     axes.set_title(
         f"{facts['cpu']}, Linux {facts['kernel']}, zlib {facts['zlib']}, {facts['simd']}",
         fontsize="medium",

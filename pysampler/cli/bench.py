@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pysampler import machine
 from pysampler.benchmark.hashing import PASS_SHARE, Case, HashBenchmark, PassCost, Result, pass_cost
+from pysampler.benchmark.plot import check_plot_path, plot_results
 from pysampler.cli.source_arguments import whole_number
 from pysampler.cli.tables import print_table
 from pysampler.errors import UsageError
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     threads = facts["cpus"]
     if args.threads is not None:
         threads = whole_number(args.threads, "threads", low=1, high=256)
+    if args.plot:
+        check_plot_path(args.plot)
     console = Console(stderr=True, highlight=False)
     benchmark = HashBenchmark(parse_size(args.memory, "memory"), threads)
     for _ in track(
@@ -77,8 +80,6 @@ def run(args: argparse.Namespace) -> int:
         and not (result.case.huge or result.case.remote or result.case.threads > 1)
     ]
     if args.plot:
-        from pysampler.benchmark.plot import plot_results  # noqa: PLC0415 - matplotlib is slow
-
         plot_results(results, facts, args.plot)
     if args.json:
         print(json.dumps(_as_json(results, costs, facts, guest_memory, sample_pages), indent=1))
