@@ -156,10 +156,8 @@ static inline void xxh3_init(uint64_t acc[8])
     memcpy(acc, initial, sizeof initial);
 }
 
-static inline uint64_t xxh3_finish(const uint64_t acc[8], size_t page_size)
+static inline uint64_t xxh3_merge(const uint64_t acc[8], const uint8_t *secret, uint64_t h)
 {
-    const uint8_t *const secret = SECRET + 11;
-    uint64_t h = page_size * PRIME64_1;
     for (int i = 0; i < 8; i += 2) {
         const unsigned __int128 product =
             (unsigned __int128)(acc[i] ^ load(secret + 8 * i)) *
@@ -170,7 +168,18 @@ static inline uint64_t xxh3_finish(const uint64_t acc[8], size_t page_size)
     return h ^ h >> 32;
 }
 
-/* ---- one bare_read and one xxh3 for each SIMD level ---- */
+static inline uint64_t xxh3_finish(const uint64_t acc[8], size_t page_size)
+{
+    return xxh3_merge(acc, SECRET + 11, page_size * PRIME64_1);
+}
+
+static inline uint64_t xxh3_128_finish(const uint64_t acc[8], size_t page_size)
+{
+    return xxh3_finish(acc, page_size) ^
+           xxh3_merge(acc, SECRET + SECRET_SIZE - LINE - 11, ~(page_size * PRIME64_2));
+}
+
+/* ---- one bare_read, xxh3 and xxh3_128 for each SIMD level ---- */
 
 #if defined(__x86_64__)
 
@@ -234,7 +243,58 @@ READS_GUEST static uint64_t has_content(const struct ps_hasher *hasher, const ui
     return 0;
 }
 
+/* ---- XXH32 ---- */
+
+READS_GUEST static inline __attribute__((always_inline)) uint32_t load_32(const uint8_t *p)
+{
+    uint32_t x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+static inline uint32_t rotl_32(uint32_t x, int r)
+{
+    return x << r | x >> (32 - r);
+}
+
+READS_GUEST static uint64_t xxh32(const struct ps_hasher *hasher, const uint8_t *page,
+                                  size_t page_size, const uint8_t *ahead)
+{
+    const uint32_t prime_1 = (uint32_t)PRIME32_1;
+    const uint32_t prime_2 = (uint32_t)PRIME32_2;
+    uint32_t acc[4] = {prime_1 + prime_2, prime_2, 0, -prime_1};
+    (void)hasher;
+    for (size_t at = 0; at < page_size; at += LINE) {
+        if (ahead)
+            prefetch(ahead + at);
+        for (int i = 0; i < LINE / 4; i++)
+            acc[i % 4] = rotl_32(acc[i % 4] + load_32(page + at + 4 * i) * prime_2, 13) * prime_1;
+    }
+    uint32_t h = rotl_32(acc[0], 1) + rotl_32(acc[1], 7) + rotl_32(acc[2], 12) + rotl_32(acc[3], 18);
+    h += (uint32_t)page_size;
+    h = (h ^ h >> 15) * prime_2;
+    h = (h ^ h >> 13) * (uint32_t)PRIME32_3;
+    return h ^ h >> 16;
+}
+
 /* ---- CRC-32 ---- */
+
+typedef uint32_t (*isal_crc32_fn)(uint32_t crc, const unsigned char *buf, uint64_t len);
+
+READS_GUEST static uint64_t crc32_by_isal(const struct ps_hasher *hasher, const uint8_t *page,
+                                          size_t page_size, const uint8_t *ahead)
+{
+    /* Through the one function type that casts both ways without a warning. */
+    const isal_crc32_fn crc32 = (isal_crc32_fn)(void (*)(void))hasher->crc32;
+    const size_t chunk = ahead ? 512 : page_size;
+    uint32_t crc = 0;
+    for (size_t at = 0; at < page_size; at += chunk) {
+        for (size_t line = 0; ahead && line < chunk; line += LINE)
+            prefetch(ahead + at + line);
+        crc = crc32(crc, page + at, chunk);
+    }
+    return crc;
+}
 
 READS_GUEST static uint64_t crc32_by_zlib(const struct ps_hasher *hasher, const uint8_t *page,
                                           size_t page_size, const uint8_t *ahead)
@@ -269,12 +329,14 @@ ps_kernel ps_kernel_of(const struct ps_hasher *hasher)
 #if defined(__x86_64__)
     static const ps_kernel READ[] = {bare_read_base, bare_read_avx2, bare_read_avx512};
     static const ps_kernel XXH3[] = {xxh3_base, xxh3_avx2, xxh3_avx512};
+    static const ps_kernel XXH3_128[] = {xxh3_128_base, xxh3_128_avx2, xxh3_128_avx512};
     const ps_kernel xxh64 = hasher->simd == PS_SIMD_AVX512 && __builtin_cpu_is("amd")
                                 ? xxh64_vpmullq
                                 : xxh64_scalar;
 #else
     static const ps_kernel READ[] = {bare_read_base};
     static const ps_kernel XXH3[] = {xxh3_base};
+    static const ps_kernel XXH3_128[] = {xxh3_128_base};
     const ps_kernel xxh64 = xxh64_scalar;
 #endif
 
@@ -293,6 +355,12 @@ ps_kernel ps_kernel_of(const struct ps_hasher *hasher)
         return XXH3[hasher->simd];
     case PS_HASH_CRC32:
         return hasher->crc32 ? crc32_by_zlib : NULL;
+    case PS_HASH_XXH32:
+        return xxh32;
+    case PS_HASH_XXH3_128:
+        return XXH3_128[hasher->simd];
+    case PS_HASH_CRC32_ISAL:
+        return hasher->crc32 ? crc32_by_isal : NULL;
     default:
         return NULL;
     }

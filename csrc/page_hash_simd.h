@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bare read and XXH3 with vectors of VEC_SIZE bytes. No include guard: page_hash.c includes
+ * The bare read and both XXH3 with vectors of VEC_SIZE bytes. No include guard: page_hash.c includes
  * it once per SIMD level, with these macros, which end here:
  *   LEVEL(name)       name with the level's suffix
  *   TARGET            function attribute that permits the level's instructions
@@ -37,13 +37,11 @@ TARGET READS_GUEST static uint64_t LEVEL(bare_read)(const struct ps_hasher *hash
     return sum;
 }
 
-TARGET READS_GUEST static uint64_t LEVEL(xxh3)(const struct ps_hasher *hasher, const uint8_t *page,
-                                               size_t page_size, const uint8_t *ahead)
+TARGET READS_GUEST static inline __attribute__((always_inline)) void
+LEVEL(xxh3_lanes)(const uint8_t *page, size_t page_size, const uint8_t *ahead, uint64_t lanes[8])
 {
     const VEC prime = (VEC){0} + PRIME32_1;
-    uint64_t lanes[8];
     VEC acc[LEVEL(VECS)];
-    (void)hasher;
     xxh3_init(lanes);
     memcpy(acc, lanes, sizeof acc);
     for (size_t block = 0; block < page_size; block += BLOCK) {
@@ -75,8 +73,26 @@ TARGET READS_GUEST static uint64_t LEVEL(xxh3)(const struct ps_hasher *hasher, c
             acc[i] = (VEC)MUL_LOW_32(x, prime) + ((VEC)MUL_LOW_32(x >> 32, prime) << 32);
         }
     }
-    memcpy(lanes, acc, sizeof lanes);
+    memcpy(lanes, acc, sizeof acc);
+}
+
+TARGET READS_GUEST static uint64_t LEVEL(xxh3)(const struct ps_hasher *hasher, const uint8_t *page,
+                                               size_t page_size, const uint8_t *ahead)
+{
+    uint64_t lanes[8];
+    (void)hasher;
+    LEVEL(xxh3_lanes)(page, page_size, ahead, lanes);
     return xxh3_finish(lanes, page_size);
+}
+
+TARGET READS_GUEST static uint64_t LEVEL(xxh3_128)(const struct ps_hasher *hasher,
+                                                   const uint8_t *page, size_t page_size,
+                                                   const uint8_t *ahead)
+{
+    uint64_t lanes[8];
+    (void)hasher;
+    LEVEL(xxh3_lanes)(page, page_size, ahead, lanes);
+    return xxh3_128_finish(lanes, page_size);
 }
 
 #undef VEC

@@ -29,6 +29,10 @@ enum ps_hash {
     PS_HASH_XXH64,
     PS_HASH_XXH3,
     PS_HASH_CRC32, /* needs ps_hasher.crc32 */
+    /* The following are no profile's; they are there to be compared. */
+    PS_HASH_XXH32,      /* seed 0 */
+    PS_HASH_XXH3_128,   /* its two halves, exclusive-or */
+    PS_HASH_CRC32_ISAL, /* needs ps_hasher.crc32: ISA-L's crc32_gzip_refl(), cast */
 };
 
 /* Vector instructions a kernel may use; what a machine lacks must not be asked for. */
@@ -51,7 +55,7 @@ struct ps_hasher {
     int hash;          /* enum ps_hash */
     int simd;          /* enum ps_simd, at most ps_simd_best() */
     int prefetch;      /* 1: ps_hash_mapped prefetches pages to come, line by line, as it hashes */
-    ps_crc32_fn crc32; /* for PS_HASH_CRC32, else NULL */
+    ps_crc32_fn crc32; /* for PS_HASH_CRC32 and PS_HASH_CRC32_ISAL, else NULL */
 };
 
 /* The widest enum ps_simd of this machine. */
@@ -93,6 +97,18 @@ int64_t ps_hash_remote(const struct ps_hasher *hasher, int pid, uint64_t address
  */
 int64_t ps_hash_file(const struct ps_hasher *hasher, int fd, size_t page_size,
                      const uint64_t *vfns, size_t n, void *staging, uint64_t *hashes_ret);
+
+/*
+ * Compare the pages base + vfns[i] * page_size, i < n, with copies of them that were kept one
+ * after the other. What a sampler without hashes would do.
+ *
+ * Returns how many pages were compared; fewer than n: as ps_hash_mapped. n_differ_ret counts
+ * those that differ.
+ *
+ * Pre: as ps_hash_mapped; kept has n pages.
+ */
+int64_t ps_compare_mapped(const void *base, const void *kept, size_t page_size,
+                          const uint64_t *vfns, size_t n, int prefetch, uint64_t *n_differ_ret);
 
 /* ---- which pages can be read without changing anything: residency.c ---- */
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import enum
+import errno
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -44,6 +46,9 @@ class Hash(enum.IntEnum):
     XXH64 = lib.PS_HASH_XXH64
     XXH3 = lib.PS_HASH_XXH3
     CRC32 = lib.PS_HASH_CRC32
+    XXH32 = lib.PS_HASH_XXH32
+    XXH3_128 = lib.PS_HASH_XXH3_128
+    CRC32_ISAL = lib.PS_HASH_CRC32_ISAL
 
 
 class Simd(enum.IntEnum):
@@ -112,6 +117,21 @@ def zlib_version() -> str:
     return _zlib()[1]
 
 
+@cache
+def _isal() -> Any:
+    """Return the address of ISA-L's crc32_gzip_refl(), which the isal package exports."""
+    try:
+        from isal import isal_zlib  # noqa: PLC0415 - an extra
+
+        library = ctypes.CDLL(isal_zlib.__file__)
+        address = ctypes.cast(library.crc32_gzip_refl, ctypes.c_void_p).value
+    except (ImportError, OSError, AttributeError) as error:
+        raise MissingFeatureError(
+            "ISA-L's CRC-32 needs the isal package; pip install 'pysampler[bench]'"
+        ) from error
+    return ffi.cast("ps_crc32_fn", address)
+
+
 @dataclass(frozen=True)
 class Hasher:
     """A page hash with its kernel chosen.
@@ -131,7 +151,11 @@ class Hasher:
         simd = simd_best() if self.simd is None else self.simd
         if simd > simd_best():
             raise MissingFeatureError(f"this machine has no {simd.name}")
-        crc32 = _zlib()[0] if self.hash is Hash.CRC32 else ffi.NULL
+        crc32 = ffi.NULL
+        if self.hash is Hash.CRC32:
+            crc32 = _zlib()[0]
+        elif self.hash is Hash.CRC32_ISAL:
+            crc32 = _isal()
         return ffi.new("struct ps_hasher *", (self.hash, simd, self.prefetch, crc32))
 
 
@@ -234,6 +258,26 @@ def hash_file(
         _u64(hashes, "hashes", writable=True),
     )
     return _check(result, "ps_hash_file")
+
+
+def compare_mapped(base: Any, kept: Any, page_size: int, vfns: VfnArray, *, prefetch: bool) -> int:
+    """Return how many pages of memory mapped here differ from copies; see ps_compare_mapped.
+
+    Raises:
+        OSError: a page raised SIGBUS.
+    """
+    memory, copies = ffi.from_buffer(base), ffi.from_buffer(kept)
+    if len(vfns) and (int(vfns.max()) + 1) * page_size > len(memory):
+        raise IndexError("a vfn lies past the end of the buffer")
+    if len(copies) < len(vfns) * page_size:
+        raise ValueError("there is not a copy of each page")
+    n_differ = ffi.new("uint64_t *")
+    done = lib.ps_compare_mapped(
+        memory, copies, page_size, _u64(vfns, "vfns"), len(vfns), prefetch, n_differ
+    )
+    if done < len(vfns):
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT), "ps_compare_mapped")
+    return int(n_differ[0])
 
 
 def states_of_file(

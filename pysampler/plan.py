@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_RUN = 16  # stratified samples that are read in address order; longer runs gain nothing
+
 SAMPLE_PAGES_MIN, SAMPLE_PAGES_MAX = 128, 16384  # QEMU's limits
 
 
@@ -134,5 +136,12 @@ def _draw_stratified(rng: np.random.Generator, n_pages: int, n_samples: int) -> 
         // np.uint64(max(n_samples, 1))
     )
     vfns = rng.integers(edges[:-1], edges[1:], dtype=np.uint64)
-    # In address order, the time at which a page is read would go with its address.
-    return rng.permutation(vfns)
+    if n_samples == 0:
+        return vfns
+    # In address order, the time at which a page is read would go with its address; in random
+    # order, each page costs a page-table walk of its own. So short runs of neighbours, in random
+    # order, beginning anywhere.
+    begin = int(rng.integers(n_samples))
+    runs = np.arange(n_samples) // _RUN
+    in_order = np.argsort(rng.permutation(runs[-1] + 1)[runs], kind="stable")
+    return np.roll(vfns, begin)[in_order]

@@ -242,6 +242,25 @@ def sampled_variance(
     return n_total**2 * max(of_one, 0.0) / n_sampled * left + distinct.variance
 
 
+def strata_variance(pages: Pages, writes: float, n_sampled: int) -> float:
+    """Return the same for one page of each stratum, when the pages of a group lie together.
+
+    All pages of a stratum then have one chance to be dirty, so that each sample is an independent
+    indicator; a counted number of writes takes off what `Pages.after_writes` says.
+
+    Args:
+        pages: the writer; its pages are all the memory.
+        writes: counted writes.
+        n_sampled: strata.
+    """
+    if writes <= 0:
+        return 0.0
+    untouched = np.exp(-pages.chances * writes)
+    load = pages.chances * writes
+    poisson = pages.n_pages / n_sampled * float(pages.sizes @ (untouched * (1 - untouched)))
+    return max(0.0, poisson - float(pages.sizes @ (load * untouched)) ** 2 / writes)
+
+
 def dirty_rate(distinct_pages: float, seconds: float, page_size: int = 4096) -> float:
     """Return the dirty rate in MiB/s of pages that were dirtied in ``seconds``."""
     return distinct_pages * page_size / MIB / seconds

@@ -179,6 +179,21 @@ def test_the_spread_of_a_sampled_estimate_is_met_by_simulation(replacement):
     agrees(found, (distinct.mean, variance))
 
 
+def test_the_spread_of_a_stratified_estimate_is_met_by_simulation():
+    rng = np.random.default_rng(24)
+    n_pages, n_sampled, writes = 1024, 128, 900
+    writer = theory.hot_cold(n_pages, 0.125, 0.8)
+    chances = np.repeat(writer.chances, writer.sizes.astype(int))
+    found = []
+    for _ in range(REPEATS):
+        dirty = np.zeros(n_pages, dtype=bool)
+        dirty[rng.choice(n_pages, writes, p=chances / chances.sum())] = True
+        drawn = np.arange(n_sampled) * 8 + rng.integers(0, 8, n_sampled)
+        found.append(dirty[drawn].mean() * n_pages)
+    variance = theory.strata_variance(writer, writes, n_sampled)
+    agrees(found, (writer.after_writes(writes).mean, variance))
+
+
 def test_a_part_of_the_memory_that_is_written_makes_the_samples_in_it_random():
     # The published 1 GiB writer in a 32 GiB guest, saturated: 4.4 % at 512 samples per GiB.
     written = theory.Distinct(262_144.0, 0.0)

@@ -21,6 +21,8 @@ VERBS: dict[str, str] = {
     "sample": "sample memory and print its dirty-page vector as JSON",
     "blocks": "list the RAMBlocks that would be sampled, and how each would be read",
     "completion": "print completions for a shell",
+    "bench": "measure what hashing a page costs on this machine",
+    "validate": "compare sampling with theory, exact tracking and the truth, on this machine",
     "doctor": "say what works on this machine, and for what does not, why and the cure",
     "guest": "run an emulated guest whose writes are known",
 }

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: MIT
+"""``pysampler bench``: what hashing costs on this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from pysampler import machine
+from pysampler.benchmark.hashing import PASS_SHARE, Case, HashBenchmark, PassCost, Result, pass_cost
+from pysampler.benchmark.plot import check_plot_path, plot_results
+from pysampler.cli.source_arguments import whole_number
+from pysampler.cli.tables import print_table
+from pysampler.errors import UsageError
+from pysampler.plan import SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
+from pysampler.schedule import FIRST_PERIOD_MS
+from pysampler.units import GIB, format_size, parse_size
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "--guest-memory", metavar="SIZE", default="32G", help="guest whose pass is priced (32G)"
+    )
+    parser.add_argument(
+        "--sample-pages", metavar="N", default="512", help="samples per GiB of that pass (512)"
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        default="512M",
+        help="memory to read, twice: of 4 KiB and of 2 MiB pages; several times the caches (512M)",
+    )
+    parser.add_argument("--rounds", metavar="N", default="15", help="timings of each case (15)")
+    parser.add_argument("--threads", metavar="N", help="most threads that read (one per CPU)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--plot", metavar="FILE", help="draw it; .svg, .png or .pdf")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Time, then print."""
+    facts = machine.facts()
+    guest_memory = parse_size(args.guest_memory, "guest-memory")
+    if guest_memory < GIB:
+        raise UsageError(f"guest-memory must be at least 1 GiB (got {args.guest_memory})")
+    sample_pages = whole_number(
+        args.sample_pages, "sample-pages", low=SAMPLE_PAGES_MIN, high=SAMPLE_PAGES_MAX
+    )
+    rounds = whole_number(args.rounds, "rounds", low=1, high=10_000)
+    threads = facts["cpus"]
+    if args.threads is not None:
+        threads = whole_number(args.threads, "threads", low=1, high=256)
+    if args.plot:
+        check_plot_path(args.plot)
+    console = Console(stderr=True, highlight=False)
+    benchmark = HashBenchmark(parse_size(args.memory, "memory"), threads)
+    for _ in track(
+        benchmark.run(rounds),
+        "timing",
+        total=rounds,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ):
+        pass
+    results = benchmark.results()
+    costs = [
+        pass_cost(result, guest_memory, sample_pages)
+        for result in results
+        if result.case.cold
+        and not (result.case.huge or result.case.remote or result.case.threads > 1)
+    ]
+    if args.plot:
+        plot_results(results, facts, args.plot)
+    if args.json:
+        print(json.dumps(_as_json(results, costs, facts, guest_memory, sample_pages), indent=1))
+    else:
+        print_table(_results_table(results, facts, threads))
+        print_table(_cost_table(costs, guest_memory, sample_pages))
+    _remark([*benchmark.skipped, *_instability(results)])
+    return 0
+
+
+def _as_json(
+    results: Sequence[Result],
+    costs: Sequence[PassCost],
+    facts: dict[str, Any],
+    guest_memory: int,
+    sample_pages: int,
+) -> dict[str, Any]:
+    return {
+        "machine": facts,
+        "results": [result.to_dict() for result in results],
+        "pass": {
+            "guest-memory": guest_memory,
+            "sample-pages": sample_pages,
+            "costs": [
+                {
+                    "hash": cost.hash,
+                    "prefetch": cost.prefetch,
+                    "ms": round(cost.milliseconds, 3),
+                    "largest-sample-pages": cost.sample_pages,
+                }
+                for cost in costs
+            ],
+        },
+    }
+
+
+def _columns(threads: int) -> dict[str, Case]:
+    """Return column titles, each with its case; the hash is left open."""
+    return {
+        "in cache": Case("", cold=False),
+        "cold 4K": Case(""),
+        "prefetch": Case("", prefetch=True),
+        "cold 2M": Case("", huge=True),
+        "prefetch 2M": Case("", huge=True, prefetch=True),
+        "readv": Case("", remote=True),
+        **{f"{n} threads": Case("", prefetch=True, threads=n) for n in range(2, threads + 1)},
+    }
+
+
+def _results_table(results: Sequence[Result], facts: dict[str, Any], threads: int) -> Table:
+    by_case = {result.case: result for result in results}
+    columns = _columns(threads)
+    table = Table(
+        title=f"ns per 4 KiB page (GB/s): {facts['cpu']}{' (virtual)' * facts['virtual']},"
+        f" Linux {facts['kernel']}, zlib {facts['zlib']}, {facts['simd']}",
+        caption="cold: pages at random, in no cache, 4 KiB or 2 MiB backing; prefetch: another page"
+        " is prefetched while one is hashed; readv: copied by process_vm_readv. CPU time of one"
+        " thread; in the last columns wall time of several, cold 4K with prefetch. ? marks an"
+        " unstable figure",
+    )
+    table.add_column("hash")
+    for title in columns:
+        table.add_column(title, justify="right")
+    for name in dict.fromkeys(result.case.hash for result in results):
+        cells = []
+        for case in columns.values():
+            result = by_case.get(
+                Case(name, case.cold, case.huge, case.prefetch, case.remote, case.threads)
+            )
+            cells.append(
+                f"{result.ns_per_page:.0f} ({result.gb_per_s:.1f}){'?' * result.unstable}"
+                if result
+                else "-"
+            )
+        table.add_row(name, *cells)
+    return table
+
+
+def _cost_table(costs: Sequence[PassCost], guest_memory: int, sample_pages: int) -> Table:
+    table = Table(
+        title=f"One pass over {format_size(guest_memory)} at {sample_pages} sample-pages,"
+        " one thread, cold 4K"
+    )
+    table.add_column("hash")
+    table.add_column("prefetch")
+    table.add_column("ms", justify="right")
+    table.add_column(
+        f"largest sample-pages within {PASS_SHARE:.0%} of {FIRST_PERIOD_MS} ms", justify="right"
+    )
+    for cost in costs:
+        limit = f"{cost.sample_pages}"
+        if cost.sample_pages < SAMPLE_PAGES_MIN:
+            limit = f"none ({SAMPLE_PAGES_MIN} is the least)"
+        table.add_row(
+            cost.hash, "yes" if cost.prefetch else "no", f"{cost.milliseconds:.2f}", limit
+        )
+    return table
+
+
+def _instability(results: Sequence[Result]) -> list[str]:
+    unstable = sum(result.unstable for result in results)
+    if not unstable:
+        return []
+    cure = "let nothing else run, or give more --rounds, before comparing them"
+    return [f"{unstable} of {len(results)} figures are unstable: {cure}"]
+
+
+def _remark(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"pysampler bench: warning: {line}", file=sys.stderr)

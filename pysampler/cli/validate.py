@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: MIT
+"""``pysampler validate``: the published accuracy experiment, on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pysampler import machine
+from pysampler.cli.source_arguments import whole_number
+from pysampler.cli.tables import print_table
+from pysampler.errors import PysamplerError, UsageError
+from pysampler.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
+from pysampler.units import MIB, format_size, parse_duration_ms, parse_size
+from pysampler.validation.experiment import (
+    CALC_TIMES_MS,
+    Experiment,
+    refuse_what_does_not_fit,
+)
+from pysampler.validation.experiment import (
+    run as run_experiment,
+)
+from pysampler.validation.report import findings, write_report
+from pysampler.validation.row import DIRTY_BITMAP
+from pysampler.validation.store import Run, Store, default_path
+from pysampler.validation.summary import cells, summaries
+from pysampler.validation.workload import WORKLOADS
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from pysampler.validation.row import Row
+    from pysampler.validation.summary import Cell
+
+_SIZE_MIN = 64 * MIB
+_COMPARED_RUNS = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "--sizes", metavar="SIZE,...", default="1G,4G", help="guests' memory (1G,4G)"
+    )
+    parser.add_argument(
+        "--calc-times",
+        metavar="TIMES",
+        default="100ms..2s",
+        help="100ms..2s for the published ones in that range, or a list: 100ms,500ms (100ms..2s)",
+    )
+    parser.add_argument(
+        "--workload", choices=WORKLOADS, default="uniform", help="what the guest writes (uniform)"
+    )
+    parser.add_argument(
+        "--wps", metavar="N", default="3000000", help="writes a second, or max (3000000)"
+    )
+    parser.add_argument("--repeat", metavar="N", default="1", help="measurements of a cell (1)")
+    parser.add_argument(
+        "--profile",
+        metavar="NAME,...",
+        default="qemu,fast",
+        help="profiles of page sampling (qemu,fast)",
+    )
+    parser.add_argument(
+        "--sample-pages",
+        metavar="N",
+        default=str(SAMPLE_PAGES_MAX),
+        help="samples per GiB of all profiles, or `profile` for each one's own"
+        f" ({SAMPLE_PAGES_MAX})",
+    )
+    parser.add_argument(
+        "--no-bitmap", action="store_true", help="leave out dirty-bitmap, which slows the guest"
+    )
+    parser.add_argument("--seed", metavar="N", help="repeat the guests, the draws and the order")
+    parser.add_argument("--json", action="store_true", help="print rows as JSON Lines")
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="write a report here")
+    parser.add_argument(
+        "--store", metavar="FILE", help=f"SQLite file of all results ({default_path()})"
+    )
+    parser.add_argument(
+        "--compare", action="store_true", help="measure nothing; compare the last stored runs"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, store, print and report; or compare."""
+    experiment = _experiment(args)
+    with closing(Store(args.store or default_path())) as store:
+        if args.compare:
+            return _compare(store)
+        refuse_what_does_not_fit(experiment.sizes)
+        if args.output:
+            _make_folder(args.output)
+        rows = _measure(experiment)
+        facts = machine.facts()
+        number = store.append(rows, facts)
+    if args.json:
+        for row in rows:
+            print(json.dumps(row.to_dict()))
+    else:
+        print_table(_cell_table(cells(rows)))
+        for sentence in findings(rows, summaries(rows)):
+            print(sentence)
+    if args.output:
+        write_report(args.output, rows, facts)
+        print(f"report: {os.path.join(args.output, 'index.html')}", file=sys.stderr)
+    print(f"stored as run {number}; --compare shows it beside the others", file=sys.stderr)
+    return 0
+
+
+def _experiment(args: argparse.Namespace) -> Experiment:
+    profiles = args.profile.split(",")
+    for name in profiles:
+        if name not in PROFILES:
+            raise UsageError(f"profile must be of {', '.join(PROFILES)} (got {name!r})")
+    sizes = tuple(parse_size(text, "sizes") for text in args.sizes.split(","))
+    for size in sizes:
+        if size < _SIZE_MIN or size % MIB:
+            raise UsageError(
+                f"sizes must be whole MiB of {format_size(_SIZE_MIN)} or more"
+                f" (got {format_size(size)})"
+            )
+    sample_pages = None
+    if args.sample_pages != "profile":
+        sample_pages = whole_number(
+            args.sample_pages, "sample-pages", low=SAMPLE_PAGES_MIN, high=SAMPLE_PAGES_MAX
+        )
+    wps = 0 if args.wps == "max" else whole_number(args.wps, "wps", low=1, high=10**9)
+    seed = secrets.randbits(32)
+    if args.seed is not None:
+        seed = whole_number(args.seed, "seed", low=0, high=2**63)
+    return Experiment(
+        workload=args.workload,
+        sizes=tuple(dict.fromkeys(sizes)),
+        calc_times_ms=_calc_times(args.calc_times),
+        methods=(*dict.fromkeys(profiles), *(() if args.no_bitmap else (DIRTY_BITMAP,))),
+        repeats=whole_number(args.repeat, "repeat", low=1, high=10_000),
+        wps=wps,
+        sample_pages=sample_pages,
+        seed=seed,
+    )
+
+
+def _calc_times(text: str) -> tuple[int, ...]:
+    """Return the calc-times in ms of ``100ms..2s`` or ``100ms,500ms``."""
+    first, dots, last = text.partition("..")
+    if dots:
+        low, high = (parse_duration_ms(end, "calc-times")[0] for end in (first, last))
+        times = tuple(time for time in CALC_TIMES_MS if low <= time <= high)
+        if not times:
+            raise UsageError(f"calc-times: none of {CALC_TIMES_MS} ms lies in {text}")
+    else:
+        times = tuple(parse_duration_ms(part, "calc-times")[0] for part in text.split(","))
+    for calc_time in times:
+        if not 50 <= calc_time <= 60_000:
+            raise UsageError(f"calc-times must be from 50 ms to 60 s (got {calc_time} ms)")
+    return tuple(dict.fromkeys(times))
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise PysamplerError(f"cannot write {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise PysamplerError(f"cannot write {folder}: it is read-only")
+
+
+def _measure(experiment: Experiment) -> list[Row]:
+    console = Console(stderr=True, highlight=False)
+    rows: list[Row] = []
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        # Drawn between measurements only: a thread that draws would disturb them.
+        auto_refresh=False,
+        disable=not console.is_terminal,
+    )
+    skipped: list[str] = []
+    with progress:
+        task = progress.add_task("measuring", total=experiment.n_rows)
+        progress.refresh()
+        for row in run_experiment(experiment, skipped.append):
+            rows.append(row)
+            where = f"{format_size(row.size)} {row.calc_time_ms} ms {row.method}"
+            progress.update(task, advance=1, description=f"{where:>28}", refresh=True)
+    for line in skipped:
+        print(f"pysampler validate: warning: {line}", file=sys.stderr)
+    if not rows:
+        raise PysamplerError("nothing could be measured")
+    return rows
+
+
+def _cell_table(found: Sequence[Cell]) -> Table:
+    table = Table(
+        title=f"MiB/s of a {found[0].rows[0].workload} writer",
+        caption="theory: at the writes counted in each measurement; sd: expected standard deviation"
+        " of measured; truth: what the guest itself knows",
+    )
+    for title in ("size", "ms", "method"):
+        table.add_column(title)
+    columns = ("M writes/s", "theory", "measured", "diff", "sd", "z", "truth", "diff", "published")
+    for title in columns:
+        table.add_column(title, justify="right")
+    before = None
+    for cell in found:
+        if before is not None and before != cell.size:
+            table.add_section()
+        before = cell.size
+        figures = cell.published
+        table.add_row(
+            format_size(cell.size),
+            str(cell.calc_time_ms),
+            cell.method,
+            f"{cell.wps / 1e6:.3f}",
+            f"{cell.theory:.0f}",
+            f"{cell.measured:.0f}",
+            f"{cell.deviation:+.2%}",
+            "-" if cell.method == DIRTY_BITMAP else f"{cell.sd:.1f}",
+            "-" if cell.method == DIRTY_BITMAP else f"{cell.z:+.1f}",
+            f"{cell.truth:.0f}",
+            f"{cell.truth_deviation:+.2%}",
+            ""
+            if figures is None
+            else str(figures.dirty_bitmap if cell.method == DIRTY_BITMAP else figures.page_sampling)
+            + f" of {figures.theory}",
+        )
+    return table
+
+
+def _compare(store: Store) -> int:
+    runs = store.last(_COMPARED_RUNS)
+    if not runs:
+        raise PysamplerError("the store is empty; run `pysampler validate` first")
+    table = Table(title="Deviation from theory at the counted rate, by run")
+    for title in ("run", "when (UTC)", "machine", "workload", "method", "size"):
+        table.add_column(title)
+    for title in ("rows", "M writes/s", "mean |dev|", "worst", "chi-square", "p", "slowed"):
+        table.add_column(title, justify="right")
+    for stored in runs:
+        for line in _compared(stored):
+            table.add_row(*line)
+        table.add_section()
+    print_table(table)
+    return 0
+
+
+def _compared(stored: Run) -> list[list[str]]:
+    facts: dict[str, Any] = stored.machine
+    when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(stored.started))
+    lines = []
+    for summary in summaries(stored.rows):
+        judgement = summary.judgement
+        of_one = [
+            row for row in stored.rows if row.method == summary.method and row.size == summary.size
+        ]
+        lines.append(
+            [
+                str(stored.number),
+                when,
+                f"{facts.get('cpu')}, {facts.get('kernel')}",
+                stored.rows[0].workload,
+                summary.method,
+                format_size(summary.size),
+                str(judgement.n_rows),
+                f"{sum(row.wps for row in of_one) / len(of_one) / 1e6:.3f}",
+                f"{judgement.mean_deviation:.2%}",
+                f"{judgement.worst_deviation:.2%}",
+                f"{judgement.chi_square:.1f}/{judgement.n_judged}" if judgement.n_judged else "-",
+                f"{judgement.p_value:.2g}" if judgement.n_judged else "-",
+                f"{summary.slowed:.1%}",
+            ]
+        )
+    return lines

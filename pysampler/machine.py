@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""The machine that a figure was measured on: a number travels with it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from typing import Any
+
+from pysampler import core
+from pysampler.errors import MissingFeatureError
+from pysampler.version import __version__
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def cpu_model() -> str:
+    """Return the CPU's name."""
+    match = re.search(
+        r"^(?:model name|Processor|CPU part)\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE
+    )
+    return match.group(1).strip() if match else platform.machine()
+
+
+def last_level_cache_bytes() -> int:
+    """Return the size of the largest cache of CPU 0; 0 when the kernel does not say."""
+    sizes = [0]
+    for index in range(8):
+        text = _read(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size").strip()
+        if text.endswith("K"):
+            sizes.append(int(text[:-1]) << 10)
+        elif text.endswith("M"):
+            sizes.append(int(text[:-1]) << 20)
+    return max(sizes)
+
+
+def available_bytes() -> int:
+    """Return the memory that can be had without swapping."""
+    match = re.search(r"^MemAvailable:\s*(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
+    return int(match.group(1)) << 10 if match else 0
+
+
+def facts() -> dict[str, Any]:
+    """Return what a reader of a figure must know of the machine, JSON values only."""
+    governor = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
+    try:
+        zlib = core.zlib_version()
+    except MissingFeatureError:
+        zlib = None
+    return {
+        "cpu": cpu_model(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "virtual": "hypervisor" in _read("/proc/cpuinfo"),
+        "governor": governor or None,
+        "last-level-cache": last_level_cache_bytes(),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "simd": core.simd_best().name.lower(),
+        "zlib": zlib,
+        "pysampler": __version__,
+    }

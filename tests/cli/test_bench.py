@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+from pysampler.cli import main
+
+SMALL = ["bench", "--memory", "128M", "--rounds", "2", "--threads", "2"]
+
+
+def test_json_names_the_machine_and_prices_a_pass(capsys):
+    assert main([*SMALL, "--json", "--guest-memory", "1G", "--sample-pages", "129"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"cpu", "kernel", "zlib", "simd"} <= report["machine"].keys()
+    by_hash = {result["hash"] for result in report["results"]}
+    assert {"read", "xxh32", "xxh64", "xxh3", "xxh3-128", "crc32-zlib", "memcmp"} <= by_hash
+    assert all(result["ns-per-page"] > 0 for result in report["results"])
+    assert report["pass"]["guest-memory"] == 1 << 30
+    cost = next(c for c in report["pass"]["costs"] if c["hash"] == "xxh3" and not c["prefetch"])
+    page = next(
+        r
+        for r in report["results"]
+        if (r["hash"], r["pages"], r["backing"], r["prefetch"], r["access"], r["threads"])
+        == ("xxh3", "cold", "4K", False, "mapping", 1)
+    )
+    assert cost["ms"] == pytest.approx(129 * page["ns-per-page"] / 1e6, rel=0.01, abs=1e-3)
+
+
+def test_tables_and_a_plot_come_out(capsys, tmp_path):
+    assert main([*SMALL, "--plot", str(tmp_path / "bench.svg")]) == 0
+    printed = capsys.readouterr().out
+    assert "crc32-zlib" in printed
+    assert "largest sample-pages" in printed
+    assert (tmp_path / "bench.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--memory", "1M"], "memory must be at least 128 MiB"),
+        (["--memory", "100T"], "do not fit in the"),
+        (["--rounds", "0"], "rounds must be between 1 and"),
+        (["--threads", "x"], "threads must be a whole number"),
+        (["--guest-memory", "4K"], "guest-memory must be at least 1 GiB"),
+        (["--sample-pages", "5"], "sample-pages must be between 128 and 16384"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(capsys, arguments, message):
+    assert main(["bench", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_plot_that_cannot_be_written_is_one_line(capsys):
+    assert main([*SMALL, "--plot", "/nonexistent/x.svg"]) == 1
+    assert "cannot write /nonexistent/x.svg" in capsys.readouterr().err
