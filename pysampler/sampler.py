@@ -163,7 +163,7 @@ def _too_few_samples(blocks: Sequence[RAMBlock], sample_pages: int) -> str:
 
 
 class Sampler:
-    """One measurement: iterate over it, and each period comes as it is measured.
+    """One measurement: iterate over it, and each period comes as it is measured; its end closes it.
 
     Every item is the vector so far, with status ``measuring`` until the last one. After an
     interruption `measurement` still has the periods measured before it.
@@ -214,6 +214,8 @@ class Sampler:
             yield from self._measure()
         except FaultError as error:
             raise MeasurementInterruptedError(str(error), self.measurement) from error
+        finally:
+            self.close()
 
     def _measure(self) -> Iterator[Measurement]:
         observer, clock = self._observer, self._clock

@@ -42,7 +42,10 @@ def has_soft_dirty() -> bool:
     bits do not exist.
     """
     program = "from pysampler.tracking.soft_dirty import cycle_works; print(cycle_works())"
-    child = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    try:
+        child = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    except OSError:  # an interpreter that this user may not start
+        return False
     return child.stdout.strip() == b"True"
 
 

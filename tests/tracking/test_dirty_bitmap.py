@@ -1,5 +1,7 @@
 import mmap
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -236,3 +238,30 @@ def test_memory_that_is_mapped_anew_is_missed():
         with pytest.raises(FaultError, match="can be tracked no more"):
             observer.compare()
     os.close(fd)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without rights already")
+def test_no_rights_are_needed():
+    program = """
+import ctypes, mmap, os
+from pysampler.source import buffer_block
+from pysampler.tracking import DirtyBitmap
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+PR_SET_DUMPABLE = 4
+ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # as of a process that never was root
+memory = mmap.mmap(-1, 1 << 20)
+observer = DirtyBitmap([buffer_block(memory)])
+observer.warm_up()
+observer.baseline()
+memory[5 * 4096] = 1
+with open("/dev/zero", "rb") as zeros:  # the kernel writes, which is not user mode
+    zeros.readinto(memoryview(memory)[8 * 4096 : 9 * 4096])
+observer.compare()
+print(observer.memory.dirty_pages("buffer").nonzero()[0].tolist())
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (child.stdout, child.stderr) == ("[5, 8]\n", "")

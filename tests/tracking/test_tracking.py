@@ -173,7 +173,9 @@ def test_dirty_bitmap_is_preferred_to_a_comparison(needs_dirty_bitmap):
 
 @pytest.mark.usefixtures("needs_dirty_bitmap")
 def test_a_python_buffer_is_tracked_in_one_line():
-    (vector,) = pysampler.track(anonymous(513), calc_time="50ms")
+    memory = anonymous(513)
+    (vector,) = pysampler.track(memory, calc_time="50ms")
+    pysampler.track(memory, calc_time="50ms").close()  # the end of the first has given it back
     assert vector.n_dirty_pages == (0,)
     assert vector.details["tracking"] == "userfaultfd-wp-async"
     assert "interval" not in vector.details
