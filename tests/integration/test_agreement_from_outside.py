@@ -1,0 +1,74 @@
+"""What another process tracks of `pysampler guest` agrees with the guest's truth to the page."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from pysampler import Mode, find_blocks
+from pysampler.tracking import DirtyBitmap, DirtyRing, exact_observer, vcpu_threads
+from pysampler.tracking.probe import probe
+
+N_PAGES = 4099
+TRACKERS = {Mode.DIRTY_BITMAP: DirtyBitmap, Mode.DIRTY_RING: DirtyRing}
+
+
+@pytest.fixture
+def guest(tmp_path):
+    """A guest of two vCPUs with truth; its `ask` speaks QMP."""
+    address = str(tmp_path / "qmp")
+    command = [sys.executable, "-m", "pysampler", "guest", "--vcpus=2", "--truth", "--zero=30%"]
+    command += [f"--memory={N_PAGES * 4096}", "--workload=uniform:wps=2k", f"--qmp=unix:{address}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(address)
+            stream = connection.makefile("rw")
+            stream.readline()
+
+            def ask(execute, **arguments):
+                stream.write(json.dumps({"execute": execute, "arguments": arguments}))
+                stream.flush()
+                while "return" not in (reply := json.loads(stream.readline())):
+                    assert "event" in reply, reply
+                return reply["return"]
+
+            ask("qmp_capabilities")
+            process.ask = ask
+            yield process
+            stream.close()
+        process.kill()
+
+
+@pytest.mark.parametrize("mode", TRACKERS)
+def test_what_is_tracked_from_outside_is_the_truth(guest, mode):
+    for finding in probe():
+        if mode.value in finding.detail and not finding.works:
+            pytest.skip(f"{finding.name}: {finding.detail}; {finding.cure}")
+    guest.ask("stop")
+    observer = exact_observer(find_blocks(guest.pid), mode, pid=guest.pid)
+    assert type(observer) is TRACKERS[mode]
+    try:
+        observer.warm_up()
+        observer.baseline()
+        since = time.monotonic_ns()
+        before = [vcpu["writes"] for vcpu in guest.ask("x-query-workload")]
+        guest.ask("cont")
+        while True:
+            counters = [vcpu["writes"] for vcpu in guest.ask("x-query-workload")]
+            if min(np.subtract(counters, before)) > 500:
+                break
+        guest.ask("stop")
+        found = observer.compare().pages
+        assert found == guest.ask("x-count-dirty-since", **{"monotonic-ns": since})["pages"]
+        assert found > 500
+        if mode is Mode.DIRTY_RING:
+            assert sum(pages for _, pages in observer.vcpu_pages()) == found
+            assert list(vcpu_threads(guest.pid)) == [0, 1]
+    finally:
+        observer.close()
+    guest.ask("cont")
