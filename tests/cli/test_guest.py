@@ -220,8 +220,8 @@ def test_a_schedule_of_phases_is_run(tmp_path):
         (["--workload=uniform:ws=2G"], 2, "ws is larger than pc.ram"),
         (["--workload=idle", "--workload-file=x"], 2, "give one of them"),
         (["--workload-file=/nowhere"], 1, "/nowhere: No such file"),
-        (["--qmp=tcp:0.0.0.0:4444"], 2, "loopback"),
-        (["--qmp=unix:/nowhere/guest.sock"], 1, "/nowhere/guest.sock"),
+        (["--memory=1M", "--qmp=tcp:0.0.0.0:4444"], 2, "loopback"),
+        (["--memory=1M", "--qmp=unix:/nowhere/guest.sock"], 1, "/nowhere/guest.sock"),
     ],
 )
 def test_wrong_usage_gets_one_line_and_an_exit_code(arguments, code, message):

@@ -1,6 +1,6 @@
 """The pace, with an invented clock."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pysampler.core import Pace
@@ -10,6 +10,7 @@ RATES = st.integers(1, 10**9)
 NEAR_MS = 4  # gaps up to here are made good at once
 
 
+@settings(deadline=None)
 @given(RATES, st.lists(st.integers(MS, NEAR_MS * MS), min_size=1, max_size=200))
 def test_a_vcpu_that_comes_in_time_keeps_its_rate_to_a_write(rate, gaps):
     pace, now, writes = Pace(rate), 0, 0
@@ -19,6 +20,7 @@ def test_a_vcpu_that_comes_in_time_keeps_its_rate_to_a_write(rate, gaps):
     assert writes == rate * now // 10**9
 
 
+@settings(deadline=None)
 @given(RATES, st.lists(st.integers(0, 100 * MS), min_size=1, max_size=200))
 def test_a_vcpu_is_never_ahead_of_its_rate(rate, gaps):
     pace, now, writes = Pace(rate), 0, 0
@@ -28,6 +30,7 @@ def test_a_vcpu_is_never_ahead_of_its_rate(rate, gaps):
         assert writes <= rate * now // 10**9
 
 
+@settings(deadline=None)
 @given(RATES, st.integers(1, 10**12), st.lists(st.integers(MS, NEAR_MS * MS), max_size=200))
 def test_a_late_vcpu_catches_up_a_quarter_faster_at_most(rate, absence, gaps):
     pace = Pace(rate)
@@ -43,6 +46,7 @@ def test_a_late_vcpu_catches_up_a_quarter_faster_at_most(rate, absence, gaps):
     assert writes <= rate * (now - absence + missed) // 10**9
 
 
+@settings(deadline=None)
 @given(st.integers(1000, 10**9))
 def test_a_short_absence_is_made_good_in_full(rate):
     pace, now, writes = Pace(rate), 0, 0
@@ -52,6 +56,7 @@ def test_a_short_absence_is_made_good_in_full(rate):
     assert writes == rate * now // 10**9
 
 
+@settings(deadline=None)
 @given(st.integers(1000, 10**9), st.integers(2, 1000))
 def test_of_a_long_absence_the_most_is_lost(rate, seconds):
     pace, now, writes = Pace(rate), seconds * 10**9, 0
