@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import mmap
 import os
@@ -53,6 +54,9 @@ class Qemu:
         address = str(directory / "qmp")
         self._log = directory / "log"
         self._log.touch()
+        # The monitor takes the thread's loop and never closes it; asyncio.run() would then drop it.
+        self._loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self._loop)
         self._monitor = QEMUMonitorProtocol(address, server=True)
         self.process = subprocess.Popen(
             [
@@ -72,6 +76,8 @@ class Qemu:
         self.process.wait(20)
         with contextlib.suppress(EOFError):  # QEMU has closed the connection
             self._monitor.close()
+        self._loop.close()
+        asyncio.set_event_loop(None)
 
     @property
     def pid(self) -> int:

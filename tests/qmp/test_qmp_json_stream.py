@@ -3,7 +3,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pysampler.qmp.json_stream import MAX_NESTING, MAX_VALUE_BYTES, BadInput, JsonStream
@@ -41,18 +41,21 @@ def chunked(data, cuts):
     return [data[a:b] for a, b in itertools.pairwise(bounds)]
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES, max_size=5), st.booleans(), st.sampled_from([" ", "\n", "\r\n", "\t"]))
 def test_values_come_back_as_pythons_own_json_wrote_them(values, ascii_only, space):
     text = space.join(json.dumps(value, ensure_ascii=ascii_only) for value in values)
     assert parse(text.encode() + b"\n") == values
 
 
+@settings(deadline=None)
 @given(NEARLY_JSON, st.lists(st.integers(0, 1 << 16), max_size=20))
 def test_any_chunking_gives_the_same_sequence(data, cuts):
     assert parse(*chunked(data, cuts)) == parse(data)
     assert parse(*(data[i : i + 1] for i in range(len(data)))) == parse(data)
 
 
+@settings(deadline=None)
 @given(NEARLY_JSON)
 def test_the_byte_ff_brings_any_stream_back_to_its_senses(data):
     assert parse(data, b'\xff\n{"id": 1}')[-1] == {"id": 1}
