@@ -17,7 +17,7 @@ CalcTimeUnit = Literal["second", "millisecond"]
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)?", re.ASCII)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGT])(i?))?(bps|bit/s|B/s)", re.ASCII)
-_MAX_RATE = 1e15  # bytes/s; far above any link
+MAX_RATE = 1e15  # bytes/s; far above any link
 _DURATION_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000}
 
 
@@ -75,7 +75,7 @@ def parse_rate(text: str, what: str = "rate") -> float:
         power = " kMGT".index((prefix or " ").replace("K", "k"))
         rate = float(number) * (1024.0 if binary else 1000.0) ** power
         rate /= 1 if unit == "B/s" else 8
-    if not 0 < rate <= _MAX_RATE:
+    if not 0 < rate <= MAX_RATE:
         raise UsageError(f"{what}: {text!r} is not between 0 and 10^15 bytes a second")
     return rate
 

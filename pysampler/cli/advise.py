@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bandwidth", metavar="RATE", required=True, help="max-bandwidth: 10Gbps")
     parser.add_argument("--downtime", metavar="TIME", required=True, help="downtime-limit: 300ms")
-    parser.add_argument("--vcpus", type=int, metavar="N", help="of the guest (those of the vector, 1)")
+    parser.add_argument(
+        "--vcpus", type=int, metavar="N", help="of the guest (those of the vector, 1)"
+    )
     parser.add_argument(
         "--quick",
         action="store_true",

@@ -15,7 +15,7 @@ from pysampler.measurement import MAX_JSON_BYTES
 from pysampler.prediction import table
 from pysampler.prediction.evaluate import evaluate, read_migrations
 from pysampler.prediction.precopy import Precopy
-from pysampler.prediction.prediction import as_limit_ms, as_rate, check_status, predict
+from pysampler.prediction.prediction import Model, as_limit_ms, as_rate, check_status, predict
 from pysampler.units import parse_duration_ms
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def add_migration_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `advise` takes as well: how the migration is set up."""
     parser.add_argument("--link", metavar="RATE", help="what the last pass gets (the bandwidth)")
     parser.add_argument(
-        "--deadline", metavar="TIME", help="longer does not converge (60m; --evaluate takes limit-s)"
+        "--deadline",
+        metavar="TIME",
+        help="longer does not converge (60m; --evaluate takes limit-s)",
     )
     parser.add_argument("--multifd", action="store_true", help="pages travel in multifd packets")
     parser.add_argument(
@@ -84,7 +86,9 @@ def precopy_of(args: argparse.Namespace) -> Precopy:
     try:
         logging_us = float(args.logging_cost)
     except ValueError:
-        raise UsageError(f"logging-cost: {args.logging_cost[:24]!r} is not a number of us") from None
+        raise UsageError(
+            f"logging-cost: {args.logging_cost[:24]!r} is not a number of us"
+        ) from None
     return Precopy(
         link=None if args.link is None else as_rate(args.link, "link"),
         deadline_ms=parse_duration_ms(args.deadline or "60m", "deadline")[0],
@@ -103,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     published_grid = args.grid == "published"
     if published_grid and (args.bandwidth or args.downtime):
         raise UsageError("--grid published has its own bandwidths and downtime-limits")
-    model = args.model or ("published" if published_grid else "qemu")
+    model: Model = args.model or ("published" if published_grid else "qemu")
     bandwidth = args.bandwidth and [as_rate(text) for text in args.bandwidth.split(",")]
     downtime = args.downtime and [as_limit_ms(text) for text in args.downtime.split(",")]
     if args.plot is not None:

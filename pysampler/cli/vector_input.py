@@ -27,7 +27,9 @@ def read_text(name: str) -> bytes:
     except OSError as error:
         raise SourceError(f"{name}: {error.strerror or error}") from error
     if len(text) > MAX_JSON_BYTES:
-        raise FormatError(f"{_shown(name)}: longer than {MAX_JSON_BYTES >> 20} MiB, so not a vector")
+        raise FormatError(
+            f"{_shown(name)}: longer than {MAX_JSON_BYTES >> 20} MiB, so not a vector"
+        )
     return text
 
 

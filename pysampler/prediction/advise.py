@@ -2,8 +2,8 @@
 """What would make a migration converge: the least of each remedy.
 
 Each remedy is searched for by running the model itself with it, so the numbers agree with what
-`predict` says of them. "Least" is the smallest with which half of the guests that the vector could be of
-converge; the safe value is the smallest with which 95 % of them do.
+`predict` says of them. "Least" is the smallest with which half of the guests that the vector could
+be of converge; the safe value is the smallest with which 95 % of them do.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _least_bandwidth(model: _Model) -> Advice:
 
 def _rounded(value: float) -> float:
     """To three digits, upwards."""
-    step = 10 ** (math.floor(math.log10(value)) - 2)
+    step = math.pow(10, math.floor(math.log10(value)) - 2)
     return math.ceil(value / step) * step
 
 
@@ -281,7 +281,9 @@ def _dirty_limit(model: _Model, throttle: Advice, vcpus: int) -> Advice:
     elif throttle.value == 0:
         text = f"no limit is needed; each of {vcpus} vCPUs dirties {value:.0f} MiB/s"
     else:
-        text = f"each of {vcpus} vCPUs held to {value:.0f} MiB/s does what {throttle.value:.0f} % do"
+        text = (
+            f"each of {vcpus} vCPUs held to {value:.0f} MiB/s does what {throttle.value:.0f} % do"
+        )
     return Advice("dirty-limit", value, safe, "MiB/s", throttle.p_converge, text, {"vcpus": vcpus})
 
 
@@ -291,16 +293,18 @@ def _compression(model: _Model, measurement: Measurement) -> list[Advice]:
     codecs = found.get("codecs") if isinstance(found, dict) else None
     advices = []
     for codec, figures in codecs.items() if isinstance(codecs, dict) else ():
-        try:
-            # Dirtied pages decide over convergence; where none was dirtied, all pages.
-            pages = figures["dirtied"] if figures.get("dirtied") else figures["all"]
-            ratio, speed = float(pages["ratio-mean"]), float(pages["bytes-per-s"])
-            if not (0 < ratio <= 2 and speed > 0):
-                raise ValueError
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise FormatError(f"x-pysampler.compression.codecs.{codec}: no ratio and speed") from None
+        # Dirtied pages decide over convergence; where none was dirtied, all pages.
+        pages = figures.get("dirtied") or figures.get("all") if isinstance(figures, dict) else None
+        ratio, speed = _figure(pages, "ratio-mean", 2.0), _figure(pages, "bytes-per-s", 1e15)
+        if ratio is None or speed is None:
+            raise FormatError(f"x-pysampler.compression.codecs.{codec}: no ratio and speed")
         advices.append(_compressed(model, codec, ratio, speed))
     return advices
+
+
+def _figure(pages: object, key: str, most: float) -> float | None:
+    value = pages.get(key) if isinstance(pages, dict) else None
+    return float(value) if isinstance(value, (int, float)) and 0 < value <= most else None
 
 
 def _compressed(model: _Model, codec: str, ratio: float, speed: float) -> Advice:
@@ -381,7 +385,11 @@ class QuickVerdict:
 
 
 def quick(
-    measurement: Measurement, bandwidth: float, downtime_limit_ms: float, *, unfinished: bool = False
+    measurement: Measurement,
+    bandwidth: float,
+    downtime_limit_ms: float,
+    *,
+    unfinished: bool = False,
 ) -> QuickVerdict:
     """Apply the quick rule, for which millisecond calc-time was made.
 
@@ -437,7 +445,8 @@ def quick_from_rate(
     """
     if abs(calc_time_ms - downtime_limit_ms) > 0.1 * downtime_limit_ms:
         raise FormatError(
-            f"calc-time: {calc_time_ms:.0f} ms is not the downtime-limit, {downtime_limit_ms:.0f} ms"
+            f"calc-time: {calc_time_ms:.0f} ms is not the downtime-limit, "
+            f"{downtime_limit_ms:.0f} ms"
         )
     seconds = calc_time_ms / 1000
     dirty = dirty_rate * MIB * seconds * (1 + _PAGE_HEADER / 4096)

@@ -3,8 +3,8 @@
 
 A guest whose pages are written independently of each other has
 D(t) = sum_j m_j (1 - exp(-lambda_j t)), m_j >= 0: pages m_j that are written at random at the
-rate lambda_j, a mode. A writer that goes through its pages in order has m_j min(1, t / lap) instead.
-Both are concave and saturate. The masses come from non-negative least squares on a
+rate lambda_j, a mode. A writer that goes through its pages in order has m_j min(1, t / lap)
+instead. Both are concave and saturate. The masses come from non-negative least squares on a
 grid of rates (C. L. Lawson and R. J. Hanson, "Solving Least Squares Problems", 1974).
 
 It is fitted to the increments of the vector and not to its points: the increments of nested samples
@@ -18,6 +18,7 @@ the measured points themselves, joined by lines.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _UNSTEADY = 0.02
 # What a mode must gain in chi-square: it has two parameters.
 _COST_OF_A_MODE = 6.0
-_COST_OF_ORDER = 10.0  # and the first sequential one: few guests write all their memory in order
+_COST_OF_ORDER = 8.0  # and the first sequential one: few guests write all their memory in order
 _RANDOM_RATES, _SEQUENTIAL_RATES = 48, 72
 _SAME_RATE = 1.35  # modes closer than this cannot be told apart
 _BURST_PERIODS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -318,7 +319,7 @@ class Counts:
             FormatError: nothing was sampled, or the periods do not rise; the message names the key.
         """
         if not measurement.n_sampled_pages:
-            raise FormatError("n-sampled-pages: 0; nothing was sampled, so nothing can be predicted")
+            raise FormatError("n-sampled-pages: 0; nothing was sampled")
         if not measurement.periods:
             raise FormatError("periods: none; nothing was compared, so nothing can be predicted")
         seconds = measurement.curve().seconds
@@ -349,7 +350,7 @@ class Counts:
 
 
 def _explained(chi2: float, freedom: int) -> bool:
-    return chi2 <= freedom + 4.5 * np.sqrt(2 * freedom)
+    return chi2 <= freedom + 4.5 * math.sqrt(2 * freedom)
 
 
 def fitter_of(counts: Counts, basis: Basis) -> Fitter:

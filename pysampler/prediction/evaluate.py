@@ -153,13 +153,14 @@ def read_migrations(lines: Iterable[bytes]) -> list[Migration]:
             raise FormatError(f"more than {MAX_RECORDS} migrations")
         if not line.strip():
             continue
+        if len(line) > MAX_JSON_BYTES:
+            raise FormatError(f"line {number}: longer than any migration")
         try:
-            if len(line) > MAX_JSON_BYTES:
-                raise FormatError("longer than any migration")
             migrations.append(_migration(json.loads(line)))
-        except (FormatError, ValueError, RecursionError) as error:
-            kind = "" if isinstance(error, FormatError) else "not JSON: "
-            raise FormatError(f"line {number}: {kind}{error}") from error
+        except FormatError as error:
+            raise FormatError(f"line {number}: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"line {number}: not JSON: {error}") from error
     if not migrations:
         raise FormatError("no migrations in it")
     return migrations

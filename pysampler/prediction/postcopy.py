@@ -86,7 +86,7 @@ def postcopy(
 
 def _first_touches(curve: DirtyCurve, precopy_s: float, step: float) -> FloatArray:
     """Return, for each step of the guest's own time, the first writes per second to left pages."""
-    times = np.arange(_STEPS + 2) * step
+    times: FloatArray = np.arange(_STEPS + 2, dtype=np.float64) * step
     if step <= 0:
         return np.zeros(1)
     if curve.interpolated:

@@ -27,7 +27,9 @@ ZeroPages = Literal["none", "legacy", "multifd"]
 _PAGE_HEADER = 8
 _PAGES_OF_FLUSH = 32  # QEMUFile writes when its 64 vectors are full: a header and a page each
 _MULTIFD_PAGES = 128  # of one packet
-_MULTIFD_HEADER = 320 + 8 * _MULTIFD_PAGES  # the packet's own bytes: a fixed part and an offset per page
+_MULTIFD_HEADER = (
+    320 + 8 * _MULTIFD_PAGES
+)  # the packet's own bytes: a fixed part and an offset per page
 
 # Seen on QEMU 10.0.2 migrations of 1 and 2 GiB guests.
 _SETUP_MS = 1.0

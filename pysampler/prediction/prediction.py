@@ -13,7 +13,7 @@ from pysampler.errors import FormatError, UsageError
 from pysampler.measurement import Measurement, Status
 from pysampler.prediction import published
 from pysampler.prediction.precopy import Precopy, migrate
-from pysampler.units import GIB, parse_duration_ms, parse_rate
+from pysampler.units import GIB, MAX_RATE, parse_duration_ms, parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -261,7 +261,11 @@ def as_rate(value: float | str, what: str = "bandwidth") -> float:
     Raises:
         UsageError: it is neither, or not a positive finite number.
     """
-    return parse_rate(value if isinstance(value, str) else f"{value:f}", what)
+    if isinstance(value, str):
+        return parse_rate(value, what)
+    if not 0 < value <= MAX_RATE:
+        raise UsageError(f"{what}: {value!r} is not between 0 and 10^15 bytes a second")
+    return float(value)
 
 
 def as_limit_ms(value: float | str | None, what: str = "downtime") -> float | None:

@@ -43,16 +43,16 @@ class PublishedCurve:
     def __init__(self, measurement: Measurement) -> None:
         times = [float(period) for period in measurement.periods]
         if not measurement.n_sampled_pages:
-            raise FormatError("n-sampled-pages: 0; nothing was sampled, so nothing can be predicted")
+            raise FormatError("n-sampled-pages: 0; nothing was sampled")
         if len(times) < 2:
             raise FormatError(f"periods: {len(times)} of them; a line needs at least two")
         for before, after in zip([0.0, *times], times, strict=False):
             if after <= before:
                 raise FormatError(f"periods: {after:.0f} ms does not come after {before:.0f} ms")
-        per_sample = measurement.n_total_pages / measurement.n_sampled_pages
-        pages = [count * per_sample for count in measurement.n_dirty_pages]
+        sampled = measurement.n_sampled_pages / measurement.n_total_pages
+        pages = [count / sampled for count in measurement.n_dirty_pages]
         self.page_size = measurement.page_size
-        self.zero_pages = measurement.n_zero_pages * per_sample
+        self.zero_pages = measurement.n_zero_pages / sampled
         self.limit = measurement.n_total_pages - self.zero_pages
         first_slope = (pages[1] - pages[0]) / (times[1] - times[0])
         self._times = [0.0, *times]

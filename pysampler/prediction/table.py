@@ -28,8 +28,10 @@ def published_table(prediction: Prediction) -> str:
     lines = [_published_line("Downtime>", limits)]
     lines.append("-" * len(lines[0]))
     cells = iter(prediction.cells)
-    for name in _PUBLISHED_NAMES:
-        lines.append(_published_line(name, [eta(next(cells).total_ms) for _ in limits]))
+    lines += [
+        _published_line(name, [eta(next(cells).total_ms) for _ in limits])
+        for name in _PUBLISHED_NAMES
+    ]
     return "\n".join(lines) + "\n"
 
 
