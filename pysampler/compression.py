@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pysampler.passes import PassCount
+    from pysampler.sampler import PageSampling
+
     Pages = NDArray[np.uint8]
 
 CODECS = ("lz4", "zstd", "zlib")
-# Enough for a mean to about 1 %, little enough to take no time that the guest would notice.
-MAX_PAGES = 1024
+# Enough for a mean to about 2 %; copying and comparing them takes a few ms of each period.
+MAX_PAGES = 512
 _QUANTILES = (0.05, 0.5, 0.95)
-_PAGES_OF_BATCH = 128  # of a multifd packet: neighbours share a window
 
 
 def _codec(name: str) -> Callable[[bytes], bytes]:
@@ -120,9 +122,9 @@ def compress_pages(codec: str, pages: Pages) -> CodecFigures:
 def xbzrle_lengths(before: Pages, after: Pages) -> NDArray[np.int64]:
     """Return the XBZRLE length of each page; 0 where nothing changed.
 
-    Each changed run costs its bytes and two ULEB128 lengths, that of the unchanged run before it and
-    its own. A page whose encoding would be as long as itself is sent whole: its length is the
-    page size.
+    Each changed run costs its bytes and two ULEB128 lengths, that of the unchanged run before
+    it and its own. A page whose encoding would be as long as itself is sent whole: its length is
+    the page size.
 
     Args:
         before: the pages as the destination has them, shape pages x page size.
@@ -138,7 +140,7 @@ def xbzrle_lengths(before: Pages, after: Pages) -> NDArray[np.int64]:
     previous = np.where(np.diff(page, prepend=-1) == 0, np.roll(ends, 1), 0)
     cost = _uleb128(starts - previous) + _uleb128(ends - starts) + (ends - starts)
     np.add.at(lengths, page, cost)
-    return np.minimum(lengths, page_size)
+    return np.asarray(np.minimum(lengths, page_size))
 
 
 def _uleb128(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -149,12 +151,11 @@ def _uleb128(values: NDArray[np.int64]) -> NDArray[np.int64]:
 class CompressionProbe:
     """Watches some of the sampled pages through one measurement.
 
+    Call `baseline` with what the pages hold in the baseline pass, `period` with what the same pages
+    hold in each compare pass, and `result` at any time.
+
     Args:
         codecs: names of `CODECS`.
-
-    Call `baseline` with the contents that the baseline pass saw, `period` with those of the same
-    pages at each compare pass, in order, and `result` at the end. At most `MAX_PAGES` pages are
-    looked at: the first ones given, which is a fair choice since samples are drawn at random.
     """
 
     def __init__(self, codecs: Sequence[str]) -> None:
@@ -166,36 +167,83 @@ class CompressionProbe:
         self._periods: list[dict[str, Any]] = []
 
     def baseline(self, pages: Pages) -> None:
-        """Keep what the pages hold at the baseline pass; shape pages x page size."""
-        self._baseline = self._last = np.array(pages[:MAX_PAGES], dtype=np.uint8)
+        """Begin with pages of shape pages x page size."""
+        self._baseline = self._last = pages
         self._periods = []
 
     def period(self, pages: Pages) -> None:
-        """Compare the pages with the baseline; same shape."""
-        now = np.array(pages[: len(self._baseline)], dtype=np.uint8)
-        if now.shape != self._baseline.shape:
-            raise ValueError(f"pages of shape {now.shape}, not {self._baseline.shape}")
-        lengths = xbzrle_lengths(self._baseline, now)
-        dirty = lengths[lengths > 0]
-        figures: dict[str, Any] = {"dirty-pages": len(dirty)}
-        if len(dirty):
-            low, median, high = (round(float(q)) for q in np.quantile(dirty, _QUANTILES))
+        """Compare pages of the same shape with the baseline."""
+        if pages.shape != self._baseline.shape:
+            raise ValueError(f"pages of shape {pages.shape}, not {self._baseline.shape}")
+        self._last = pages
+        dirty = self._dirty()
+        figures: dict[str, Any] = {"dirty-pages": int(np.count_nonzero(dirty))}
+        if dirty.any():
+            lengths = xbzrle_lengths(self._baseline[dirty], pages[dirty])
+            low, median, high = (round(float(q)) for q in np.quantile(lengths, _QUANTILES))
             figures |= {
-                "xbzrle-bytes-mean": round(float(dirty.mean()), 1),
+                "xbzrle-bytes-mean": round(float(lengths.mean()), 1),
                 "xbzrle-bytes-p5": low,
                 "xbzrle-bytes-median": median,
                 "xbzrle-bytes-p95": high,
-                "overflows": int((dirty == now.shape[1]).sum()),
+                "overflows": int(np.count_nonzero(lengths == pages.shape[1])),
             }
         self._periods.append(figures)
-        self._last = now
+
+    def _dirty(self) -> NDArray[np.bool_]:
+        return np.asarray((self._last != self._baseline).any(axis=1))
 
     def result(self) -> dict[str, Any]:
-        """Return the ``compression`` member of ``x-pysampler``."""
+        """Return the ``compression`` member of ``x-pysampler``.
+
+        Zero pages are left out of ``all``: a migration finds them before it compresses.
+        """
         codecs: dict[str, Any] = {}
-        dirtied = self._last[(self._last != self._baseline).any(axis=1)]
-        for codec in self._codecs if len(self._baseline) else ():
-            codecs[codec] = {"all": compress_pages(codec, self._last).to_dict()}
-            if len(dirtied):
-                codecs[codec]["dirtied"] = compress_pages(codec, dirtied).to_dict()
+        groups = {"all": self._last[self._last.any(axis=1)], "dirtied": self._last[self._dirty()]}
+        for codec in self._codecs:
+            codecs[codec] = {
+                name: compress_pages(codec, pages).to_dict()
+                for name, pages in groups.items()
+                if len(pages)
+            }
         return {"pages": len(self._baseline), "codecs": codecs, "xbzrle": self._periods}
+
+
+class CompressedSampling:
+    """Observer that samples pages and how well they compress.
+
+    The codecs run after the last period only: they would make the passes late.
+
+    Args:
+        sampling: what samples; closed with this one.
+        codecs: names of `CODECS`.
+        n_periods: of the measurement.
+    """
+
+    def __init__(self, sampling: PageSampling, codecs: Sequence[str], n_periods: int) -> None:
+        self._sampling, self._probe = sampling, CompressionProbe(codecs)
+        self._left = n_periods
+        self.mode = sampling.mode
+        self.n_total_pages = sampling.n_total_pages
+        self.n_sampled_pages = sampling.n_sampled_pages
+        self.sample_pages = sampling.sample_pages
+        self.warm_up = sampling.warm_up
+        self.close = sampling.close
+
+    def baseline(self) -> PassCount:
+        """Sample, and keep some pages."""
+        count = self._sampling.baseline()
+        self._probe.baseline(self._sampling.copy(MAX_PAGES))
+        return count
+
+    def compare(self) -> PassCount:
+        """Sample, and compare the pages kept."""
+        count = self._sampling.compare()
+        self._probe.period(self._sampling.copy(MAX_PAGES))
+        self._left -= 1
+        return count
+
+    def details(self) -> dict[str, Any]:
+        """Return the sampling's details, and ``compression`` when the measurement is complete."""
+        details = self._sampling.details()
+        return details if self._left > 0 else {**details, "compression": self._probe.result()}

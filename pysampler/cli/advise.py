@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from pysampler.cli.predict import add_migration_arguments, precopy_of, print_table
+from pysampler.cli.predict import add_migration_arguments, precopy_of
+from pysampler.cli.tables import print_table
 from pysampler.cli.vector_input import read_text, with_name
 from pysampler.errors import FormatError, UsageError
 from pysampler.measurement import Measurement

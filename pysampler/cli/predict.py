@@ -7,8 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from pysampler.cli.tables import print_table
 from pysampler.cli.vector_input import read_vector, with_name
 from pysampler.errors import FormatError, PysamplerError, SourceError, UsageError
 from pysampler.measurement import MAX_JSON_BYTES
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
     from typing import BinaryIO
-
-    from rich.table import Table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -139,15 +136,6 @@ def run(args: argparse.Namespace) -> int:
             print("bandwidths of the published grid, in 2^30 bit/s", file=sys.stderr)
         print_table(table.prediction_table(prediction))
     return 0
-
-
-def print_table(*tables: Table) -> None:
-    """Print for people; where nobody tells the width, wide enough."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    for one in tables:
-        console.print(one)
 
 
 def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:

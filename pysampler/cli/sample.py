@@ -13,15 +13,19 @@ from rich.console import Console
 from pysampler.cli.output import Output
 from pysampler.cli.progress import ProgressDisplay, print_summary
 from pysampler.cli.source_arguments import add_source_arguments, blocks_of, whole_number
+from pysampler.compression import CODECS, CompressedSampling, parse_codecs
 from pysampler.errors import MeasurementInterruptedError, PysamplerError
 from pysampler.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
 from pysampler.quality import remarks
 from pysampler.sampler import THREADS_MAX, PageSampling, Sampler, check_calc_time
+from pysampler.schedule import periods_ms
 from pysampler.units import parse_duration_ms
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+
+    from pysampler.sampler import Observer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", metavar="N", help="draw the same pages again")
     parser.add_argument("--threads", metavar="N", default="1", help="threads that read (1)")
+    parser.add_argument(
+        "--measure-compression",
+        metavar="CODEC,...",
+        help=f"also how well sampled pages compress: {','.join(CODECS)}",
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="write the vector here, atomically")
     parser.add_argument("--quiet", action="store_true", help="no progress, summary or remarks")
 
@@ -61,17 +70,21 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.seed is not None:
         seed = whole_number(args.seed, "seed", low=0, high=(1 << 64) - 1)
+    codecs = () if args.measure_compression is None else parse_codecs(args.measure_compression)
     console = Console(stderr=True, highlight=False)
     display = ProgressDisplay(console, shown=console.is_terminal and not args.quiet)
     failure: PysamplerError | None = None
     with Output(args.output) as output:
-        observer = PageSampling(
+        sampling = PageSampling(
             blocks_of(args),
             profile=PROFILES[args.profile],
             sample_pages=sample_pages,
             seed=seed,
             threads=threads,
         )
+        observer: Observer = sampling
+        if codecs:
+            observer = CompressedSampling(sampling, codecs, len(periods_ms(calc_time_ms)))
         with Sampler(observer, calc_time_ms, unit, display) as sampler:
             try:
                 with _sigterm_as_interrupt(), display:

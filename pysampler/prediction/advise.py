@@ -20,7 +20,7 @@ from pysampler.prediction.ensemble import Ensemble, build_ensemble
 from pysampler.prediction.postcopy import postcopy
 from pysampler.prediction.precopy import Precopy, migrate
 from pysampler.prediction.prediction import MEMBERS, check_status
-from pysampler.units import MIB, format_duration, format_rate
+from pysampler.units import MIB, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,8 +150,8 @@ def _as_it_is(model: _Model) -> Advice:
     else:
         dirty = _volume(model, limit / 1000)
         why = (
-            f"{dirty / MIB:.0f} MiB get dirty in {format_duration(limit / 1000)}, in which "
-            f"{format_rate(model.bandwidth)} carries {model.bandwidth * limit / 1000 / MIB:.0f} MiB"
+            f"{format_size(dirty)} get dirty in {format_duration(limit / 1000)}, in which "
+            f"{format_rate(model.bandwidth)} carries {format_size(model.bandwidth * limit / 1000)}"
         )
     return Advice("none", None, None, "", p, f"{say}: {why}", {})
 
@@ -456,8 +456,8 @@ def quick_from_rate(
 def _verdict(dirty: float, carried: float, period_ms: float, p: float | None) -> QuickVerdict:
     converges = dirty < carried
     text = (
-        f"{'converges' if converges else 'does not converge'}: {dirty / MIB:.1f} MiB get dirty in "
+        f"{'converges' if converges else 'does not converge'}: {format_size(dirty)} get dirty in "
         f"{period_ms:.0f} ms, {'less' if converges else 'not less'} than the "
-        f"{carried / MIB:.1f} MiB that the link carries in that time"
+        f"{format_size(carried)} that the link carries in that time"
     )
     return QuickVerdict(converges, dirty, carried, p, text)

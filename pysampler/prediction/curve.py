@@ -199,9 +199,11 @@ class Fitter:
     Args:
         basis: the modes.
         weights: one over the standard deviation of each increment.
+        few: take one or two modes whatever more would explain.
     """
 
-    def __init__(self, basis: Basis, weights: FloatArray) -> None:
+    def __init__(self, basis: Basis, weights: FloatArray, *, few: bool = False) -> None:
+        self._only_few = few
         self.basis, self._weights = basis, weights
         self._columns = columns = basis.increments * weights[:, None]
         gram = columns.T @ columns
@@ -230,8 +232,8 @@ class Fitter:
         """
         target = increments * self._weights
         masses, cost = self._few(target, limit)
-        # Even a perfect fit of three modes would cost more.
-        if cost > 3 * _COST_OF_A_MODE:
+        # With less, even a perfect fit of three modes would cost more.
+        if cost > 3 * _COST_OF_A_MODE and not self._only_few:
             n = len(self.basis.rates)
             for n_columns, order in ((_RANDOM_RATES, 0.0), (n, _COST_OF_ORDER)):
                 many = np.zeros(n)
@@ -354,12 +356,13 @@ def _explained(chi2: float, freedom: int) -> bool:
 
 
 def fitter_of(counts: Counts, basis: Basis) -> Fitter:
-    """Return a fitter whose weights come from what it fits to ``counts`` itself."""
-    expected = np.maximum(counts.increments, 1.0)
+    """Return a fitter whose weights, and whether few modes do, come from ``counts`` itself."""
+    expected, few = np.maximum(counts.increments, 1.0), False
     for _ in range(2):
-        fitter = Fitter(basis, counts.weights(expected))
-        expected = basis.increments @ fitter.fit(counts.increments, counts.limit)[0]
-    return Fitter(basis, counts.weights(expected))
+        masses, _ = Fitter(basis, counts.weights(expected)).fit(counts.increments, counts.limit)
+        expected = basis.increments @ masses
+        few = np.count_nonzero(masses) <= 2
+    return Fitter(basis, counts.weights(expected), few=few)
 
 
 def choose_fitter(counts: Counts) -> Fitter | None:
