@@ -14,12 +14,10 @@ import math
 import mmap
 import multiprocessing
 import os
-import platform
 import random
 import re
 import statistics
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,6 +40,8 @@ if TYPE_CHECKING:
     from pysampler.core import VfnArray
 
 PAGE_SIZE = 4096
+PAGES = 4096  # in a round
+PAGES_FOR_THREADS = 16384  # the samples of a 32 GiB VM
 BATCH_PAGES = 32  # as the sampler's own reader of process memory
 UNSTABLE = 0.1  # interquartile range over median
 
@@ -50,6 +50,7 @@ UNSTABLE = 0.1  # interquartile range over median
 class Contender:
     """One way to go over a list of pages, and the seconds per page of each round."""
 
+    key: str
     name: str
     run: Callable[[VfnArray], None]
     seconds: list[float] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A bound on the ratio of two contenders' times."""
+    """A bound on the ratio of two contenders' times, both given by key."""
 
     over: str
     under: str
@@ -75,17 +76,17 @@ class Wanted:
 
     def __str__(self) -> str:
         bound = f"<= {self.at_most}" if self.at_most < math.inf else f">= {self.at_least}"
-        return f"{self.over} / {self.under} {bound}"
+        return f"{self.over}/{self.under} {bound}"
 
 
 WANTED = (
-    Wanted("b xxh3", "a bare read", at_most=1.15),
-    Wanted("c xxh64", "a bare read", at_most=1.6),
-    Wanted("d xxh64, QEMU's loop", "c xxh64", at_least=2),
-    Wanted("e crc32, old QEMU's loop", "b xxh3", at_least=4),
-    Wanted("g remote pass, xxh3", "f process_vm_readv", at_most=1.3),
-    Wanted("b xxh3, 2 MiB pages", "a bare read, 2 MiB pages", at_most=1.35),
-    Wanted("b xxh3", "b xxh3, two threads", at_least=1.7),
+    Wanted("b", "a", at_most=1.15),
+    Wanted("c", "a", at_most=1.6),
+    Wanted("d", "c", at_least=2),
+    Wanted("e", "b", at_least=4),
+    Wanted("g", "f", at_most=1.3),
+    Wanted("b2M", "a2M", at_most=1.35),
+    Wanted("b1T", "b2T", at_least=1.7),
 )
 
 
@@ -182,74 +183,88 @@ def hold_memory(size: int, sender: Connection) -> None:
             time.sleep(3600)
 
 
-def race(contenders: list[Contender], size: int, rounds: int, pages: int) -> None:
-    """Let every contender run once a round, in shuffled order, over fresh random pages."""
+def race(
+    contenders: list[Contender],
+    size: int,
+    rounds: int,
+    pages: int = PAGES,
+    clock: Callable[[], int] = time.thread_time_ns,
+) -> None:
+    """Let every contender run once a round, in shuffled order, over fresh random pages.
+
+    The clock is this thread's own, which stands still while another process has the CPU. With
+    any other, the longer a run the more of the others' time it gets, and ratios grow.
+    """
     generator = np.random.default_rng()
     for turn in range(rounds + 1):
         for contender in random.sample(contenders, len(contenders)):
             vfns = generator.integers(0, size // PAGE_SIZE, pages, dtype=np.uint64)
-            start = time.perf_counter_ns()
+            start = clock()
             contender.run(vfns)
-            elapsed = time.perf_counter_ns() - start
+            elapsed = clock() - start
             if turn > 0:  # the first round only warms up
                 contender.seconds.append(elapsed / pages / 1e9)
 
 
-def measure(args: argparse.Namespace, console: Console) -> dict[str, Contender]:
-    """Run all contenders; return them by name."""
-    size, rounds, pages = args.size, args.rounds, args.pages
-    read, xxh3 = Hasher(Hash.READ), Hasher(Hash.XXH3)
-    found: list[Contender] = []
+def measure_mapped(size: int, rounds: int) -> list[Contender]:
+    """Run the contenders that read mapped pages of 4 KiB."""
+    xxh3 = Hasher(Hash.XXH3)
+    loop = Hasher(Hash.XXH64, simd=Simd.BASE, prefetch=False)
+    old_loop = Hasher(Hash.CRC32, prefetch=False)
+    with random_memory(size) as memory, ThreadPoolExecutor(2) as pool:
+        single = [
+            Contender("a", "bare read", mapped(Hasher(Hash.READ), memory)),
+            Contender("b", "xxh3", mapped(xxh3, memory)),
+            Contender("c", "xxh64", mapped(Hasher(Hash.XXH64), memory)),
+            Contender("d", "xxh64, QEMU's loop", mapped(loop, memory)),
+            Contender("e", "crc32, old QEMU's loop", mapped(old_loop, memory)),
+        ]
+        race(single, size, rounds)
+        threaded = [
+            Contender("b1T", "xxh3, one thread", mapped(xxh3, memory)),
+            Contender("b2T", "xxh3, two threads", in_two_threads(mapped(xxh3, memory), pool)),
+        ]
+        race(threaded, size, rounds, PAGES_FOR_THREADS, time.perf_counter_ns)
+    return single + threaded
 
-    def run(*contenders: Contender) -> None:
-        race(list(contenders), size, rounds, pages)
-        found.extend(contenders)
 
-    with (
-        console.status(f"{format_size(size)} of a memfd in 4 KiB pages"),
-        random_memory(size) as memory,
-        ThreadPoolExecutor(2) as pool,
-    ):
-        run(
-            Contender("a bare read", mapped(read, memory)),
-            Contender("b xxh3", mapped(xxh3, memory)),
-            Contender("b xxh3, two threads", in_two_threads(mapped(xxh3, memory), pool)),
-            Contender("c xxh64", mapped(Hasher(Hash.XXH64), memory)),
-            Contender("d xxh64, QEMU's loop", mapped(Hasher(Hash.XXH64, Simd.BASE, False), memory)),
-            Contender("e crc32, old QEMU's loop", mapped(Hasher(Hash.CRC32, None, False), memory)),
-        )
-    with (
-        console.status(f"{format_size(size)} in 2 MiB pages"),
-        random_memory(size, huge=True, private=True) as memory,
-    ):
-        if huge_part(memory) > 0.99:
-            run(
-                Contender("a bare read, 2 MiB pages", mapped(read, memory)),
-                Contender("b xxh3, 2 MiB pages", mapped(xxh3, memory)),
-                Contender("c xxh64, 2 MiB pages", mapped(Hasher(Hash.XXH64), memory)),
+def measure_huge(size: int, rounds: int) -> list[Contender]:
+    """Run the contenders that read mapped pages of 2 MiB; none where there are no such pages."""
+    with random_memory(size, huge=True, private=True) as memory:
+        if (part := huge_part(memory)) < 0.99:
+            print(f"2 MiB pages: only {part:.0%} of the memory has them; they must be allowed in")
+            print(
+                "/sys/kernel/mm/transparent_hugepage/enabled, and there must be enough free ones."
             )
-        else:
-            console.print("2 MiB pages: the kernel gave too few; see transparent_hugepage/enabled")
-    with console.status(f"{format_size(size)} of another process"):
-        processes = multiprocessing.get_context("spawn")
-        receiver, sender = processes.Pipe(duplex=False)
-        child = processes.Process(target=hold_memory, args=(size, sender), daemon=True)
-        child.start()
-        try:
-            address = receiver.recv()
-            run(
-                Contender(
-                    "f process_vm_readv", process_vm_readv_alone(child.pid or 0, address, pages)
-                ),
-                Contender("g remote pass, xxh3", remote(xxh3, child.pid or 0, address)),
-                Contender(
-                    "g remote pass, xxh64", remote(Hasher(Hash.XXH64), child.pid or 0, address)
-                ),
-            )
-        finally:
-            child.kill()
-            child.join()
-    return {contender.name: contender for contender in found}
+            return []
+        contenders = [
+            Contender("a2M", "bare read, 2 MiB pages", mapped(Hasher(Hash.READ), memory)),
+            Contender("b2M", "xxh3, 2 MiB pages", mapped(Hasher(Hash.XXH3), memory)),
+            Contender("c2M", "xxh64, 2 MiB pages", mapped(Hasher(Hash.XXH64), memory)),
+        ]
+        race(contenders, size, rounds)
+    return contenders
+
+
+def measure_remote(size: int, rounds: int) -> list[Contender]:
+    """Run the contenders that read another process's private memory."""
+    processes = multiprocessing.get_context("spawn")
+    receiver, sender = processes.Pipe(duplex=False)
+    child = processes.Process(target=hold_memory, args=(size, sender), daemon=True)
+    child.start()
+    try:
+        address, pid = receiver.recv(), child.pid
+        assert pid
+        contenders = [
+            Contender("f", "process_vm_readv", process_vm_readv_alone(pid, address, PAGES)),
+            Contender("g", "remote pass, xxh3", remote(Hasher(Hash.XXH3), pid, address)),
+            Contender("h", "remote pass, xxh64", remote(Hasher(Hash.XXH64), pid, address)),
+        ]
+        race(contenders, size, rounds)
+    finally:
+        child.kill()
+        child.join()
+    return contenders
 
 
 def interval_of_median(values: list[float]) -> tuple[float, float]:
@@ -283,11 +298,13 @@ def ratios_of(wanted: Wanted, contenders: dict[str, Contender]) -> list[float]:
 def show(contenders: dict[str, Contender], console: Console) -> None:
     """Print both tables."""
     times = Table(title="ns per page of 4096 bytes")
+    times.add_column()
     times.add_column("pass")
     for column in ("median", "min", "IQR", ""):
         times.add_column(column, justify="right")
     for contender in contenders.values():
         times.add_row(
+            contender.key,
             contender.name,
             f"{1e9 * contender.median():.0f}",
             f"{1e9 * min(contender.seconds):.0f}",
@@ -329,16 +346,17 @@ def compiler() -> str:
     return match[0].decode("ascii", "replace") if match else "unknown"
 
 
-def describe(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what a figure must travel with, beside what pyperf finds out by itself."""
+def describe(size: int) -> dict[str, Any]:
+    """Return what a figure must travel with."""
+    found_by_pyperf = pyperf.Run([1.0]).get_metadata()
+    wanted = ("cpu_model_name", "cpu_config", "cpu_count", "platform", "load_avg_1min")
     return {
-        "kernel": platform.release(),
+        **{name: found_by_pyperf.get(name, "unknown") for name in wanted},
         "compiler": compiler(),
         "simd": core.simd_best().name,
         "zlib": core.zlib_version(),
         "commit": commit(),
-        "memory": format_size(args.size),
-        "pages_per_round": args.pages,
+        "memory": format_size(size),
     }
 
 
@@ -350,7 +368,11 @@ def dump(contenders: dict[str, Contender], machine: dict[str, Any], path: str) -
                 [
                     pyperf.Run(
                         contender.seconds,
-                        metadata={"name": contender.name, "unit": "second", **machine},
+                        metadata={
+                            "name": f"{contender.key}: {contender.name}",
+                            "unit": "second",
+                            **machine,
+                        },
                     )
                 ]
             )
@@ -367,6 +389,13 @@ def size_argument(text: str) -> int:
     return size
 
 
+def rounds_argument(text: str) -> int:
+    """Return a number of rounds that has quartiles and an interval."""
+    if not text.isdecimal() or not 11 <= int(text) <= 9999:
+        raise argparse.ArgumentTypeError("not a number from 11 to 9999")
+    return int(text)
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -378,27 +407,31 @@ def main() -> None:
     )
     parser.add_argument(
         "--rounds",
-        type=int,
-        choices=range(11, 10_000),
+        type=rounds_argument,
+        default="101",
         metavar="N",
-        default=101,
-        help="how often each contender runs, 11 or more (default: %(default)s)",
+        help="how often each contender runs (default: %(default)s)",
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write all values as pyperf's JSON")
     args = parser.parse_args()
-    args.pages = 8192  # 32 MiB a run: longer than a time slice's noise, shorter than patience
-    console = Console(soft_wrap=True)
-    machine = describe(args)
-    contenders = measure(args, console)
-    everything = {**pyperf.Run([1.0], metadata=machine).get_metadata(), **machine}
-    for name in ("cpu_model_name", "cpu_config", "kernel", "load_avg_1min"):
-        everything.setdefault(name, "unknown")
-    print("\n".join(f"{name}: {everything[name]}" for name in ("cpu_model_name", "cpu_config")))
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    machine = describe(args.size)
+    console = Console()
+    for name, value in machine.items():
+        print(f"{name}: {value}")
+    if os.getloadavg()[0] > 0.5:
+        print("Other processes are running: they take the second thread's CPU and share caches.")
+    contenders: dict[str, Contender] = {}
+    for kind, work in (
+        ("a memfd in 4 KiB pages", measure_mapped),
+        ("private memory in 2 MiB pages", measure_huge),
+        ("another process's memory", measure_remote),
+    ):
+        with console.status(f"{format_size(args.size)} of {kind}"):
+            contenders.update((c.key, c) for c in work(args.size, args.rounds))
     show(contenders, console)
     if args.output:
         dump(contenders, machine, args.output)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

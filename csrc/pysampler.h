@@ -23,9 +23,9 @@
  * has seed 0, the default secret and 64 bits.
  */
 enum ps_hash {
-    PS_HASH_TOUCH, /* no hash: reads one word, which faults the page in */
+    PS_HASH_TOUCH,   /* no hash: reads one word, which faults the page in */
     PS_HASH_CONTENT, /* no hash: 0 for a page of zeros, else 1; reads until it knows */
-    PS_HASH_READ,  /* no hash: reads every line and folds it; the floor of a pass */
+    PS_HASH_READ,    /* no hash: reads every line and folds it; the floor of a pass */
     PS_HASH_XXH64,
     PS_HASH_XXH3,
     PS_HASH_CRC32, /* needs ps_hasher.crc32 */
@@ -54,7 +54,7 @@ int ps_find_zlib(ps_crc32_fn *crc32_ret, const char **version_ret);
 struct ps_hasher {
     int hash;          /* enum ps_hash */
     int simd;          /* enum ps_simd, at most ps_simd_best() */
-    int prefetch;      /* 1: ps_hash_mapped prefetches pages to come, line by line, as it hashes */
+    int prefetch;      /* 1: hash mapped pages in fours while the next four are prefetched */
     ps_crc32_fn crc32; /* for PS_HASH_CRC32 and PS_HASH_CRC32_ISAL, else NULL */
 };
 

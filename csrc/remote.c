@@ -15,6 +15,20 @@ static size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+/* Hash n adjoining pages. */
+static void hash_copies(ps_kernel kernel, const struct ps_hasher *hasher, const uint8_t *copies,
+                        size_t n, size_t page_size, uint64_t *hashes_ret)
+{
+    for (size_t done = 0; done < n;) {
+        const uint8_t *pages[PS_PAGES_AT_ONCE];
+        const size_t batch = smaller(PS_PAGES_AT_ONCE, n - done);
+        for (size_t i = 0; i < batch; i++)
+            pages[i] = copies + (done + i) * page_size;
+        kernel(hasher, pages, batch, page_size, NULL, hashes_ret + done);
+        done += batch;
+    }
+}
+
 int64_t ps_hash_remote(const struct ps_hasher *hasher, int pid, uint64_t address,
                        size_t page_size, const uint64_t *vfns, size_t n, void *staging,
                        size_t staging_pages, uint64_t *hashes_ret)
@@ -41,8 +55,7 @@ int64_t ps_hash_remote(const struct ps_hasher *hasher, int pid, uint64_t address
             return -errno;
         /* The copy ends, possibly inside of a page, where the first unreadable byte is. */
         const size_t pages = got < 0 ? 0 : (size_t)got / page_size;
-        for (size_t i = 0; i < pages; i++)
-            hashes_ret[done + i] = kernel(hasher, bytes + i * page_size, page_size, NULL);
+        hash_copies(kernel, hasher, bytes, pages, page_size, hashes_ret + done);
         done += pages;
         if (pages == 0)
             break;
@@ -79,7 +92,7 @@ int64_t ps_hash_file(const struct ps_hasher *hasher, int fd, size_t page_size,
             return whole;
         if (!whole)
             return (int64_t)i;
-        hashes_ret[i] = kernel(hasher, staging, page_size, NULL);
+        hash_copies(kernel, hasher, staging, 1, page_size, hashes_ret + i);
     }
     return (int64_t)n;
 }

@@ -61,13 +61,20 @@ static void pass_on(int signal, siginfo_t *info, void *context)
     chaining = false;
 }
 
+static bool is_guarded(const struct ps_sigbus_guard *guard, uintptr_t address)
+{
+    for (size_t i = 0; i < guard->n_pages; i++)
+        if (address - (uintptr_t)guard->pages[i] < guard->page_size)
+            return true;
+    return false;
+}
+
 static void on_sigbus(int signal, siginfo_t *info, void *context)
 {
     struct ps_sigbus_guard *const guard = current_guard;
 
     /* si_addr means something only after a fault. */
-    if (guard && guard->page && info->si_code > 0 &&
-        (uintptr_t)info->si_addr - (uintptr_t)guard->page < guard->page_size)
+    if (guard && info->si_code > 0 && is_guarded(guard, (uintptr_t)info->si_addr))
         siglongjmp(guard->back, 1);
     pass_on(signal, info, context);
 }
@@ -89,12 +96,15 @@ static void install(void)
     pthread_mutex_unlock(&install_lock);
 }
 
-void ps_sigbus_enter(struct ps_sigbus_guard *guard)
+void ps_sigbus_enter(struct ps_sigbus_guard *guard, const uint8_t *const *pages,
+                     size_t page_size)
 {
     sigset_t sigbus;
 
     install();
-    guard->page = NULL;
+    guard->pages = pages;
+    guard->page_size = page_size;
+    guard->n_pages = 0;
     /* A fault whose signal is blocked would kill the process. */
     sigemptyset(&sigbus);
     sigaddset(&sigbus, SIGBUS);
@@ -105,6 +115,5 @@ void ps_sigbus_enter(struct ps_sigbus_guard *guard)
 void ps_sigbus_leave(const struct ps_sigbus_guard *guard)
 {
     current_guard = NULL;
-    /* Also undoes the handler's mask, in which siglongjmp() has left us. */
     pthread_sigmask(SIG_SETMASK, &guard->mask_before, NULL);
 }

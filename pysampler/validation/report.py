@@ -52,13 +52,14 @@ def write_report(folder: str, rows: Sequence[Row], machine: dict[str, Any]) -> l
         PysamplerError: the folder cannot be written.
     """
     figures = draw(cells(rows))
+    svgs = {name: _image(figure, "svg") for name, figure in figures.items()}
     files: dict[str, bytes] = {
-        "index.html": _page(rows, machine, figures).encode(),
+        "index.html": _page(rows, machine, svgs).encode(),
         "rows.jsonl": "".join(json.dumps(row.to_dict()) + "\n" for row in rows).encode(),
         "machine.json": (json.dumps(machine, indent=1) + "\n").encode(),
     }
     for name, figure in figures.items():
-        files[f"{name}.svg"] = _image(figure, "svg")
+        files[f"{name}.svg"] = svgs[name]
         files[f"{name}.png"] = _image(figure, "png")
     try:
         os.makedirs(folder, exist_ok=True)
@@ -76,7 +77,7 @@ def _image(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _page(rows: Sequence[Row], machine: dict[str, Any], figures: dict[str, Figure]) -> str:
+def _page(rows: Sequence[Row], machine: dict[str, Any], svgs: dict[str, bytes]) -> str:
     style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     found = cells(rows)
     said = summaries(rows)
@@ -88,8 +89,8 @@ def _page(rows: Sequence[Row], machine: dict[str, Any], figures: dict[str, Figur
         "</ul>",
         _summary_table(said),
     ]
-    for number, (name, figure) in enumerate(figures.items(), 1):
-        svg = _image(figure, "svg").decode()
+    for number, (name, image) in enumerate(svgs.items(), 1):
+        svg = image.decode()
         parts.append(
             f"<figure>{svg[svg.index('<svg') :]}"
             f"<figcaption><b>Figure {number}.</b> {escape(_CAPTIONS[name])}</figcaption></figure>"
