@@ -8,7 +8,6 @@ from hypothesis import settings
 from pysampler import core
 from pysampler.core import Hash, Hasher
 
-
 # Timing is never asserted, and a busy machine is no failure.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
