@@ -308,19 +308,19 @@ static void crc32_of(const struct ps_hasher *hasher, const uint8_t *const *pages
     /* Through the one function type that casts both ways without a warning. */
     const isal_crc32_fn isal = (isal_crc32_fn)(void (*)(void))hasher->crc32;
     const size_t chunk = ahead ? 512 : page_size;
-    for (size_t p = 0; p < n; p++)
-        hashes_ret[p] = 0;
+    uint32_t crc[PS_PAGES_AT_ONCE] = {0};
     for (size_t at = 0; at < page_size; at += chunk) {
         for (size_t p = 0; p < n; p++) {
-            const uint32_t crc = (uint32_t)hashes_ret[p];
             for (size_t line = 0; ahead && line < chunk; line += LINE)
                 prefetch(ahead[p] + at + line);
             if (hasher->hash == PS_HASH_CRC32_ISAL)
-                hashes_ret[p] = isal(crc, pages[p] + at, chunk);
+                crc[p] = isal(crc[p], pages[p] + at, chunk);
             else
-                hashes_ret[p] = hasher->crc32(crc, pages[p] + at, (unsigned int)chunk);
+                crc[p] = (uint32_t)hasher->crc32(crc[p], pages[p] + at, (unsigned int)chunk);
         }
     }
+    for (size_t p = 0; p < n; p++)
+        hashes_ret[p] = crc[p];
 }
 
 /* ---- choice at run time ---- */

@@ -15,7 +15,7 @@ int64_t ps_hash_mapped(const struct ps_hasher *hasher, const void *base, size_t 
 {
     const ps_kernel kernel = ps_kernel_of(hasher);
     const uint8_t *const bytes = base;
-    const uint8_t *pages[PS_PAGES_AT_ONCE], *next[PS_PAGES_AT_ONCE];
+    const uint8_t *pages[PS_PAGES_AT_ONCE] = {NULL}, *next[PS_PAGES_AT_ONCE];
     struct ps_sigbus_guard guard;
     /* volatile: these are needed after a SIGBUS */
     volatile size_t done = 0;
@@ -48,7 +48,7 @@ int64_t ps_compare_mapped(const void *base, const void *kept, size_t page_size,
     enum { LINE = 64, PAGES_AHEAD = 2 };
     const uint8_t *const bytes = base;
     const uint8_t *const copies = kept;
-    const uint8_t *pages[1];
+    const uint8_t *pages[1] = {NULL};
     struct ps_sigbus_guard guard;
     volatile size_t done = 0;
     volatile uint64_t n_differ = 0;

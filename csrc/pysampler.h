@@ -369,6 +369,97 @@ void ps_vcpu_interrupt(struct ps_vcpu *vcpu);
 void ps_fill(void *base, uint64_t vfn, uint64_t n_pages, uint64_t seed, int text_pages,
              const void *text, uint64_t text_bytes);
 
+/* ---- pre-copy as QEMU 10 runs it: precopy.c ---- */
+
+enum {
+    PS_PRECOPY_MODES = 12, /* at most so many modes */
+};
+
+enum ps_mode_kind {
+    PS_MODE_RANDOM,     /* pages written at random: 1 - exp(-rate t) of them are dirty after t */
+    PS_MODE_SEQUENTIAL, /* written one after the other, over and over: min(1, rate t) */
+    PS_MODE_TABLE,      /* the only mode: linear between knots */
+};
+
+struct ps_precopy_mode {
+    double pages;
+    double rate; /* per ms */
+    int32_t kind;
+    int32_t reserved;
+};
+
+struct ps_precopy_guest {
+    double nonzero_pages; /* of which the modes' pages are a part */
+    double zero_pages;
+    double phase;           /* of sequential writers at time 0, in laps: 0..1 */
+    double burst_period_ms; /* 0: writes all the time */
+    double burst_on_ms;     /* writes that long of each period */
+    double burst_phase_ms;  /* how far into a period time 0 is */
+    double zero_page_ms;    /* time to find out that a page is zero */
+};
+
+struct ps_precopy_cell {
+    double bandwidth; /* bytes per ms, max-bandwidth */
+    double link;      /* bytes per ms that the link itself carries */
+    double downtime_limit_ms;
+};
+
+struct ps_precopy { /* what all cells have in common */
+    double deadline_ms;
+    double page_size;
+    double page_bytes;      /* bytes that a page costs on the wire */
+    double zero_page_bytes; /* bytes that a zero page costs */
+    double flush_bytes;     /* the rate limit is looked at once per so many bytes */
+    double device_bytes;    /* device state, in the last pass */
+    double setup_ms;
+    double sync_ms;    /* one bitmap sync */
+    double sync_dirty_page_ms; /* and for each page of the log, which is protected again */
+    double stop_ms;    /* stopping the vCPUs and handing over, part of the downtime */
+    double wake_up_ms; /* how late a window starts */
+    double logging_ms_per_page; /* what dirty logging costs the guest at a page's first write */
+};
+
+struct ps_precopy_outcome {
+    double total_ms;
+    double downtime_ms;
+    double sent_bytes;
+    int32_t converged;
+    int32_t iterations; /* bitmap syncs before the last pass, the one at the start among them */
+};
+
+struct ps_precopy_round { /* just after a bitmap sync */
+    double now_ms;
+    double remaining_pages;
+    double sent_bytes;
+    double threshold_bytes;
+};
+
+/*
+ * Migrate each guest with each cell. modes holds n_modes of each guest, knots_share n_knots of
+ * each guest, at the times knots_ms; outcomes_ret holds n_cells of each guest.
+ *
+ * Returns 0, or -EINVAL: more than PS_PRECOPY_MODES modes, knots without their one mode, a
+ * size of a page that is not positive, a deadline over 1e9 ms.
+ *
+ * Pre: finite numbers, shares from 0 to 1; zero_page_ms > 0; rising knots_ms > 0; PS_MODE_TABLE only with knots.
+ */
+int ps_precopy_grid(const struct ps_precopy *how, const struct ps_precopy_guest *guests,
+                    size_t n_guests, const struct ps_precopy_mode *modes, size_t n_modes,
+                    const double *knots_ms, const double *knots_share, size_t n_knots,
+                    const struct ps_precopy_cell *grid, size_t n_cells,
+                    struct ps_precopy_outcome *outcomes_ret);
+
+/*
+ * Migrate one guest with one cell and keep the bitmap syncs, n_rounds at most; rounds_ret[0] stays as it is.
+ * Returns the number of syncs, the one at the start among them, or -EINVAL as above.
+ */
+int64_t ps_precopy_rounds(const struct ps_precopy *how, const struct ps_precopy_guest *guest,
+                          const struct ps_precopy_mode *modes, size_t n_modes,
+                          const double *knots_ms, const double *knots_share, size_t n_knots,
+                          const struct ps_precopy_cell *cell,
+                          struct ps_precopy_outcome *outcome_ret,
+                          struct ps_precopy_round *rounds_ret, size_t n_rounds);
+
 /* cdef: end */
 
 #endif

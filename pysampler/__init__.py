@@ -12,6 +12,7 @@ from pysampler.errors import (
     UsageError,
 )
 from pysampler.measurement import Curve, Measurement, Mode, Status
+from pysampler.prediction import Cell, Precopy, Prediction, predict
 from pysampler.ramblock import RAMBlock
 from pysampler.sampler import Sampler, measure, sample
 from pysampler.source import (
@@ -27,6 +28,7 @@ from pysampler.version import __version__
 # The public surface; what is not in this list may change freely.
 __all__ = [
     "AccessError",
+    "Cell",
     "Curve",
     "FaultError",
     "FormatError",
@@ -34,6 +36,8 @@ __all__ = [
     "MeasurementInterruptedError",
     "MissingFeatureError",
     "Mode",
+    "Precopy",
+    "Prediction",
     "PysamplerError",
     "RAMBlock",
     "Sampler",
@@ -46,6 +50,7 @@ __all__ = [
     "find_blocks",
     "measure",
     "named_block",
+    "predict",
     "process_fd_block",
     "sample",
     "track",

@@ -71,6 +71,7 @@ class Passes:
         self, blocks: Sequence[RAMBlock], plan: SamplePlan, hasher: Hasher, threads: int
     ) -> None:
         self._hasher = hasher
+        self._page_size = plan.page_size
         self._zero_hash = _hash_of_zero_page(hasher, plan.page_size)
         with ExitStack() as stack:
             self.readers: list[Reader] = []
@@ -111,6 +112,27 @@ class Passes:
         # Slices stand in the order of the blocks' samples.
         dirty = np.concatenate([part.dirty for part in self._slices])[self._by_address]
         return count._replace(changes=int(np.count_nonzero(dirty[1:] != dirty[:-1])))
+
+    def copy(self, n_pages: int) -> NDArray[np.uint8]:
+        """Return what at most so many of the samples hold now, the same ones at each call.
+
+        They are spread evenly over the samples. What cannot be read without harm comes as zeros.
+
+        Returns:
+            Shape pages x page size.
+        """
+        n_samples = sum(len(part.vfns) for part in self._slices)
+        chosen = np.linspace(0, n_samples, min(n_pages, n_samples), endpoint=False).astype(int)
+        copies = np.zeros((len(chosen), self._page_size), dtype=np.uint8)
+        begin = 0
+        for part in self._slices:
+            mine = np.flatnonzero((begin <= chosen) & (chosen < begin + len(part.vfns)))
+            for row, sample in zip(mine, chosen[mine] - begin, strict=True):
+                if part.states is None or part.states[sample] == PageState.PRESENT:
+                    content = part.reader.copy_page(int(part.vfns[sample]))
+                    copies[row, : len(content)] = np.frombuffer(content, dtype=np.uint8)
+            begin += len(part.vfns)
+        return copies
 
     def close(self) -> None:
         """Close the readers; a second call does nothing."""

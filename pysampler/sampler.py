@@ -123,6 +123,7 @@ class PageSampling:
         self.warm_up = self._passes.warm_up
         self.baseline = self._passes.baseline
         self.compare = self._passes.compare
+        self.copy = self._passes.copy
         self.close = self._passes.close
 
     def vcpu_pages(self) -> tuple[tuple[int, int], ...]:

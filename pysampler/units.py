@@ -16,6 +16,8 @@ CalcTimeUnit = Literal["second", "millisecond"]
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)?", re.ASCII)
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGT])(i?))?(bps|bit/s|B/s)", re.ASCII)
+MAX_RATE = 1e15  # bytes/s; far above any link
 _DURATION_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000}
 
 
@@ -49,6 +51,43 @@ def parse_duration_ms(text: str, what: str = "duration") -> tuple[int, CalcTimeU
     number, suffix = match.groups()
     ms = round(float(number) * _DURATION_MS[suffix or "s"])
     return ms, "millisecond" if suffix == "ms" or ms % 1000 else "second"
+
+
+def parse_rate(text: str, what: str = "rate") -> float:
+    """Return the bytes per second of ``10Gbps``, ``1Gibps``, ``400MiB/s`` or ``419430400``.
+
+    ``bps`` and ``bit/s`` are bits, ``B/s`` bytes; k, M, G, T are powers of 1000 and Ki, Mi, Gi, Ti
+    powers of 1024. A plain number is bytes per second, as QEMU's max-bandwidth is.
+
+    Raises:
+        UsageError: ``text`` is not a rate, or not one of a link.
+    """
+    text = text.strip()
+    match = _RATE.fullmatch(text)
+    if len(text) > 24 or not (match or re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII)):
+        raise UsageError(
+            f"{what}: {text[:24]!r} is not a rate; write 10Gbps, 1Gibps, 400MiB/s or bytes a second"
+        )
+    if match is None:
+        rate = float(text)
+    else:
+        number, prefix, binary, unit = match.groups()
+        power = " kMGT".index((prefix or " ").replace("K", "k"))
+        rate = float(number) * (1024.0 if binary else 1000.0) ** power
+        rate /= 1 if unit == "B/s" else 8
+    if not 0 < rate <= MAX_RATE:
+        raise UsageError(f"{what}: {text!r} is not between 0 and 10^15 bytes a second")
+    return rate
+
+
+def format_rate(bytes_per_s: float) -> str:
+    """Return bytes per second in the unit in which they are roundest: ``10 Gbps``, ``50 MiB/s``."""
+    units = (("Gbps", 1.25e8), ("Gibps", GIB / 8), ("MiB/s", MIB), ("Mbps", 1.25e5))
+    for unit, size in (*units, ("Mibps", MIB / 8)):
+        value = bytes_per_s / size
+        if value >= 1 and math.isclose(value, round(value, 1), rel_tol=1e-9):
+            return f"{value:.4g} {unit}"
+    return f"{bytes_per_s / 1.25e5:.4g} Mbps"
 
 
 def format_size(n_bytes: float) -> str:

@@ -49,7 +49,8 @@ def truncated_mapping(n_pages, n_left, page_size=PAGE):
         os.close(fd)
 
 
-@pytest.mark.parametrize("hash_", Hash)
+# ISA-L comes with an extra; it is called as zlib is.
+@pytest.mark.parametrize("hash_", [hash_ for hash_ in Hash if hash_ is not Hash.CRC32_ISAL])
 @pytest.mark.parametrize("prefetch", [True, False])
 def test_a_pass_over_a_truncated_file_ends_before_the_first_lost_page(hash_, prefetch):
     vfns = vfn_array([3, 0, 12, 3, 13, 1, 14])

@@ -13,11 +13,13 @@ from rich.console import Console
 from pysampler.cli.output import Output
 from pysampler.cli.progress import ProgressDisplay, print_summary
 from pysampler.cli.source_arguments import add_source_arguments, blocks_of, whole_number
+from pysampler.compression import CODECS, CompressedSampling, parse_codecs
 from pysampler.errors import MeasurementInterruptedError, PysamplerError, UsageError
 from pysampler.measurement import Mode
 from pysampler.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
 from pysampler.quality import remarks
 from pysampler.sampler import THREADS_MAX, PageSampling, Sampler, check_calc_time
+from pysampler.schedule import periods_ms
 from pysampler.tracking import exact_observer
 from pysampler.units import parse_duration_ms
 
@@ -55,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", metavar="N", help="draw the same pages again")
     parser.add_argument("--threads", metavar="N", default="1", help="threads that read (1)")
+    parser.add_argument(
+        "--measure-compression",
+        metavar="CODEC,...",
+        help=f"also how well sampled pages compress: {','.join(CODECS)}",
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="write the vector here, atomically")
     parser.add_argument("--quiet", action="store_true", help="no progress, summary or remarks")
 
@@ -74,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.seed is not None:
         seed = whole_number(args.seed, "seed", low=0, high=(1 << 64) - 1)
+    codecs = () if args.measure_compression is None else parse_codecs(args.measure_compression)
     console = Console(stderr=True, highlight=False)
     display = ProgressDisplay(console, shown=console.is_terminal and not args.quiet)
     failure: PysamplerError | None = None
@@ -81,13 +89,16 @@ def run(args: argparse.Namespace) -> int:
         blocks = blocks_of(args)
         observer: Observer
         if mode is Mode.PAGE_SAMPLING:
-            observer = PageSampling(
+            sampling = PageSampling(
                 blocks,
                 profile=PROFILES[args.profile or "qemu"],
                 sample_pages=sample_pages,
                 seed=seed,
                 threads=threads,
             )
+            observer = sampling
+            if codecs:
+                observer = CompressedSampling(sampling, codecs, len(periods_ms(calc_time_ms)))
         else:
             pid = None if args.pid is None else int(args.pid)
             observer = exact_observer(blocks, mode, pid=pid, threads=threads)
@@ -118,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_exact_mode(args: argparse.Namespace) -> None:
     if args.mode == Mode.DIRTY_RING.value and args.pid is None:
         raise UsageError("mode dirty-ring needs --pid: it counts for the vCPUs of a process")
-    for name in ("profile", "sample_pages", "seed"):
+    for name in ("profile", "sample_pages", "seed", "measure_compression"):
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
             raise UsageError(f"--{option} is used only in mode page-sampling, not in {args.mode}")

@@ -50,6 +50,13 @@ class Reader(Protocol):
             FaultError: the block has gone.
         """
 
+    def copy_page(self, vfn: int) -> bytes:
+        """Return a page that ``states`` calls present; shorter when it cannot be read any more.
+
+        Raises:
+            FaultError: the block has gone.
+        """
+
     def end_pass(self) -> None:
         """Make sure that what was read was still the block.
 

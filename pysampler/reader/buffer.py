@@ -48,6 +48,11 @@ class BufferReader:
         """Hash pages in order; see Reader."""
         return core.hash_mapped(hasher, self._buffer, self._page_size, vfns, hashes)
 
+    def copy_page(self, vfn: int) -> bytes:
+        """Return a page; see Reader."""
+        begin = vfn * self._page_size
+        return bytes(memoryview(self._buffer).cast("B")[begin : begin + self._page_size])
+
     def end_pass(self) -> None:
         """Do nothing: an exported buffer cannot go away."""
 

@@ -107,6 +107,10 @@ class FileReader:
             return core.hash_file(hasher, self._fd, self._page_size, vfns + first, staging, hashes)
         return core.hash_mapped(hasher, self._map, self._page_size, vfns, hashes)
 
+    def copy_page(self, vfn: int) -> bytes:
+        """Return a page; see Reader."""
+        return os.pread(self._fd, self._page_size, self._offset + vfn * self._page_size)
+
     def end_pass(self) -> None:
         """Raise FaultError when the file was truncated meanwhile."""
         self.begin_pass()

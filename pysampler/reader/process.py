@@ -113,7 +113,16 @@ class ProcessReader:
 
     def hash_pages(self, hasher: Hasher, vfns: VfnArray, hashes: HashArray) -> int:
         """Hash pages in order; see Reader."""
-        staging = bytearray(_STAGING_PAGES * self._page_size)
+        return self._hash(hasher, vfns, bytearray(_STAGING_PAGES * self._page_size), hashes)
+
+    def copy_page(self, vfn: int) -> bytes:
+        """Return a page; see Reader."""
+        page, vfns = bytearray(self._page_size), np.array([vfn], dtype=np.uint64)
+        # What the hash is computed of is a copy.
+        done = self._hash(core.Hasher(core.Hash.READ), vfns, page, np.zeros_like(vfns))
+        return bytes(page) if done else b""
+
+    def _hash(self, hasher: Hasher, vfns: VfnArray, staging: bytearray, hashes: HashArray) -> int:
         try:
             return core.hash_remote(
                 hasher,

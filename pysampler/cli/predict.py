@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""``pysampler predict``: what migrating this guest would take."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from pysampler.cli.tables import print_table
+from pysampler.cli.vector_input import read_vector, with_name
+from pysampler.errors import FormatError, PysamplerError, SourceError, UsageError
+from pysampler.measurement import MAX_JSON_BYTES
+from pysampler.prediction import table
+from pysampler.prediction.evaluate import evaluate, read_migrations
+from pysampler.prediction.precopy import Precopy
+from pysampler.prediction.prediction import Model, as_limit_ms, as_rate, check_status, predict
+from pysampler.units import parse_duration_ms
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "vector", nargs="?", default="-", metavar="FILE", help="a vector; - or nothing: stdin"
+    )
+    parser.add_argument(
+        "--model",
+        choices=("qemu", "published"),
+        help="qemu runs QEMU's own loop (default); published is the recursion of the 2023 series",
+    )
+    parser.add_argument(
+        "--grid",
+        choices=("published",),
+        help="print the published table; its Gbps are 2^30 bit/s, its model published by default",
+    )
+    parser.add_argument("--bandwidth", metavar="RATE,...", help="max-bandwidth: 1Gbps,400MiB/s")
+    parser.add_argument("--downtime", metavar="TIME,...", help="downtime-limit: 300ms,unlimited")
+    add_migration_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw curve, times and one migration: .png or .svg"
+    )
+    parser.add_argument(
+        "--evaluate",
+        metavar="MIGRATIONS",
+        help="instead: score both models on real migrations, one JSON object a line",
+    )
+
+
+def add_migration_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `advise` takes as well: how the migration is set up."""
+    parser.add_argument("--link", metavar="RATE", help="what the last pass gets (the bandwidth)")
+    parser.add_argument(
+        "--deadline",
+        metavar="TIME",
+        help="longer does not converge (60m; --evaluate takes limit-s)",
+    )
+    parser.add_argument("--multifd", action="store_true", help="pages travel in multifd packets")
+    parser.add_argument(
+        "--zero-page-detection",
+        choices=("legacy", "multifd", "none"),
+        help="how zero pages are found (legacy, or multifd with --multifd)",
+    )
+    parser.add_argument("--latency", metavar="TIME", default="0ms", help="round trip of the link")
+    parser.add_argument(
+        "--logging-cost",
+        metavar="US",
+        default="0",
+        help="us that dirty logging costs the guest at a page's first write (0; KVM about 1.3)",
+    )
+    parser.add_argument(
+        "--unfinished", action="store_true", help="take a vector whose status is not measured"
+    )
+
+
+def precopy_of(args: argparse.Namespace) -> Precopy:
+    """Return how the migration is set up."""
+    try:
+        logging_us = float(args.logging_cost)
+    except ValueError:
+        raise UsageError(
+            f"logging-cost: {args.logging_cost[:24]!r} is not a number of us"
+        ) from None
+    return Precopy(
+        link=None if args.link is None else as_rate(args.link, "link"),
+        deadline_ms=parse_duration_ms(args.deadline or "60m", "deadline")[0],
+        multifd=args.multifd,
+        zero_pages=args.zero_page_detection or ("multifd" if args.multifd else "legacy"),
+        latency_ms=parse_duration_ms(args.latency, "latency")[0],
+        logging_us=logging_us,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict and print; or evaluate the predictors."""
+    precopy = precopy_of(args)
+    if args.evaluate is not None:
+        return _evaluate(args, precopy)
+    published_grid = args.grid == "published"
+    if published_grid and (args.bandwidth or args.downtime):
+        raise UsageError("--grid published has its own bandwidths and downtime-limits")
+    model: Model = args.model or ("published" if published_grid else "qemu")
+    bandwidth = args.bandwidth and [as_rate(text) for text in args.bandwidth.split(",")]
+    downtime = args.downtime and [as_limit_ms(text) for text in args.downtime.split(",")]
+    if args.plot is not None:
+        # A missing library or a wrong ending is told before anything is computed.
+        from pysampler.prediction.plot import check_plot  # noqa: PLC0415 - an extra
+
+        check_plot(args.plot)
+    measurement = read_vector(args.vector)
+    try:
+        check_status(measurement, unfinished=args.unfinished)
+        prediction = predict(
+            measurement, bandwidth, downtime, model=model, precopy=precopy, unfinished=True
+        )
+    except FormatError as error:
+        raise with_name(args.vector, error) from error
+    if prediction.fit:
+        print(f"curve: {prediction.fit}", file=sys.stderr)
+    if args.plot is not None:
+        from pysampler.prediction.plot import plot  # noqa: PLC0415 - an extra
+
+        plot(args.plot, measurement, prediction, precopy)
+    if args.json:
+        print(json.dumps(prediction.to_dict(), indent=1))
+    elif model == "published" and bandwidth is None and downtime is None:
+        print("published grid: 1 Gbps is 2^30 bit/s here", file=sys.stderr)
+        print(table.published_table(prediction), end="")
+    else:
+        if bandwidth is None:
+            print("bandwidths of the published grid, in 2^30 bit/s", file=sys.stderr)
+        print_table(table.prediction_table(prediction))
+    return 0
+
+
+def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
+    try:
+        with open(args.evaluate, "rb") as file:
+            migrations = read_migrations(_lines(file))
+    except OSError as error:
+        raise SourceError(f"{args.evaluate}: {error.strerror}") from error
+    except PysamplerError as error:
+        raise with_name(args.evaluate, error) from error
+    scores = evaluate(migrations, precopy=precopy)
+    if args.json:
+        print(json.dumps([score.to_dict() for score in scores], indent=1))
+        return 0
+    print_table(table.score_table(scores))
+    for score in scores:
+        for line in table.bad_cases(score):
+            print(f"bad, {score.model} with {score.vector}: {line}")
+    return 0
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield lines, none of them much longer than it may be."""
+    while line := file.readline(MAX_JSON_BYTES + 1):
+        yield line

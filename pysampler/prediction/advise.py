@@ -1,0 +1,463 @@
+# SPDX-License-Identifier: MIT
+"""What would make a migration converge: the least of each remedy.
+
+Each remedy is searched for by running the model itself with it, so the numbers agree with what
+`predict` says of them. "Least" is the smallest with which half of the guests that the vector could
+be of converge; the safe value is the smallest with which 95 % of them do.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pysampler.errors import FormatError
+from pysampler.prediction.ensemble import Ensemble, build_ensemble
+from pysampler.prediction.postcopy import postcopy
+from pysampler.prediction.precopy import Precopy, migrate
+from pysampler.prediction.prediction import MEMBERS, check_status
+from pysampler.units import MIB, format_duration, format_rate, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysampler.measurement import Measurement
+
+SAFE = 0.95
+_LIKELY = 0.5
+_PAGE_HEADER = 8
+_MOST_BANDWIDTH = 1e15
+_MOST_DOWNTIME_MS = 2_000_000.0  # QEMU's own maximum
+_DIRTY_LIMIT_PERIOD_S = 1.0  # over which QEMU's dirty-limit measures a vCPU
+_MULTIFD_CHANNELS = 2  # QEMU's default
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One remedy.
+
+    Attributes:
+        remedy: its name in JSON.
+        value: the least that makes the migration converge as likely as not, in ``unit``; None
+            where none does.
+        safe_value: the least with which it converges with 95 %; None where none does.
+        unit: of both, empty where there is no number.
+        p_converge: with ``value``; None where it cannot be told.
+        reasoning: one line.
+        figures: more numbers, by their JSON names.
+    """
+
+    remedy: str
+    value: float | None
+    safe_value: float | None
+    unit: str
+    p_converge: float | None
+    reasoning: str
+    figures: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the advice's JSON object."""
+        return {
+            "remedy": self.remedy,
+            "value": self.value,
+            "safe-value": self.safe_value,
+            "unit": self.unit,
+            "p-converge": self.p_converge,
+            "reasoning": self.reasoning,
+            **self.figures,
+        }
+
+
+class _Model:
+    """Answers how likely this migration converges when something about it is changed."""
+
+    def __init__(
+        self, ensemble: Ensemble, bandwidth: float, limit_ms: float | None, precopy: Precopy
+    ) -> None:
+        self.ensemble, self.precopy = ensemble, precopy
+        self.bandwidth, self.limit_ms = bandwidth, limit_ms
+
+    def p(
+        self,
+        *,
+        ensemble: Ensemble | None = None,
+        bandwidth: float | None = None,
+        limit_ms: float | None = None,
+        precopy: Precopy | None = None,
+    ) -> float:
+        cell = (bandwidth or self.bandwidth, limit_ms or self.limit_ms)
+        outcomes = migrate(ensemble or self.ensemble, precopy or self.precopy, [cell])
+        return float((outcomes["converged"] > 0).mean())
+
+
+def advise(
+    measurement: Measurement,
+    bandwidth: float,
+    downtime_limit_ms: float | None,
+    *,
+    precopy: Precopy | None = None,
+    vcpus: int | None = None,
+    unfinished: bool = False,
+    members: int = MEMBERS,
+    seed: int = 0,
+) -> list[Advice]:
+    """Say what would make this migration converge.
+
+    Args:
+        measurement: the vector.
+        bandwidth: max-bandwidth, bytes per second.
+        downtime_limit_ms: None for unlimited.
+        precopy: how the migration is set up.
+        vcpus: of the guest; None: as many as the vector has dirty rates of, else 1.
+        unfinished: take a measurement whose status is not ``measured``, too.
+        members: guests to draw.
+        seed: of the random numbers.
+
+    Returns:
+        First the migration as it is, then each remedy.
+
+    Raises:
+        FormatError: the measurement cannot be predicted from; the message names the key.
+        MissingFeatureError: scipy is not there.
+    """
+    check_status(measurement, unfinished=unfinished)
+    precopy = precopy or Precopy()
+    ensemble = build_ensemble(measurement, members, seed)
+    model = _Model(ensemble, bandwidth, downtime_limit_ms, precopy)
+    vcpus = vcpus or max(1, len(measurement.vcpu_dirty_rate))
+    throttle = _throttle(model)
+    return [
+        _as_it_is(model),
+        _least_bandwidth(model),
+        _least_downtime(model),
+        throttle,
+        _dirty_limit(model, throttle, vcpus),
+        *_compression(model, measurement),
+        _post_copy(model, vcpus),
+    ]
+
+
+def _as_it_is(model: _Model) -> Advice:
+    p = model.p()
+    say = "converges" if p >= SAFE else "does not converge" if p <= 1 - SAFE else "may converge"
+    limit = model.limit_ms
+    if limit is None:
+        why = "the downtime is unlimited: it ends after one pass"
+    else:
+        dirty = _volume(model, limit / 1000)
+        why = (
+            f"{format_size(dirty)} get dirty in {format_duration(limit / 1000)}, in which "
+            f"{format_rate(model.bandwidth)} carries {format_size(model.bandwidth * limit / 1000)}"
+        )
+    return Advice("none", None, None, "", p, f"{say}: {why}", {})
+
+
+def _volume(model: _Model, seconds: float) -> float:
+    """Bytes that the pages dirtied in this time cost on the wire."""
+    pages = float(model.ensemble.curve(np.asarray(seconds)))
+    return pages * (model.ensemble.page_size + _PAGE_HEADER)
+
+
+def _least(p_of: Callable[[float], float], low: float, high: float, p: float) -> float | None:
+    """Return the least value from low to high with which p is reached, to 0.5 %."""
+    if p_of(high) < p:
+        return None
+    if p_of(low) >= p:
+        return low
+    while high / low > 1.005:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if p_of(middle) >= p else (middle, high)
+    return high
+
+
+def _least_percent(p_of: Callable[[float], float], p: float) -> float | None:
+    """Return the least whole percentage from 0 to 99 with which p is reached."""
+    low, high = -1, 99
+    if p_of(high) < p:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if p_of(middle) >= p else (middle, high)
+    return float(high)
+
+
+def _both(least: Callable[[float], float | None]) -> tuple[float | None, float | None]:
+    likely = least(_LIKELY)
+    return likely, None if likely is None else least(SAFE)
+
+
+def _least_bandwidth(model: _Model) -> Advice:
+    def p_of(bandwidth: float) -> float:
+        return model.p(bandwidth=bandwidth)
+
+    # From what takes the deadline for the bulk alone.
+    start = model.ensemble.page_size * float(model.ensemble.guests["nonzero_pages"].mean())
+    low = max(1000.0, start / model.precopy.deadline_ms * 1000 / 2)
+    value, safe = _both(lambda p: _least(p_of, low, max(low * 2, 1e13), p))
+    if value is None:
+        return Advice(
+            "bandwidth", None, None, "bytes/s", None, "no bandwidth makes it converge", {}
+        )
+    text = f"from {format_rate(_rounded(value))} it converges as likely as not"
+    if safe is not None:
+        text += f", from {format_rate(_rounded(safe))} with {SAFE:.0%}"
+    return Advice(
+        "bandwidth", float(round(value)), safe and float(round(safe)), "bytes/s",
+        p_of(value), text, {},
+    )  # fmt: skip
+
+
+def _rounded(value: float) -> float:
+    """To three digits, upwards."""
+    step = math.pow(10, math.floor(math.log10(value)) - 2)
+    return math.ceil(value / step) * step
+
+
+def _least_downtime(model: _Model) -> Advice:
+    def p_of(limit: float) -> float:
+        return model.p(limit_ms=limit)
+
+    value, safe = _both(lambda p: _least(p_of, 1.0, _MOST_DOWNTIME_MS, p))
+    if value is None:
+        return Advice(
+            "downtime-limit", None, None, "ms", None, "no downtime-limit makes it converge", {}
+        )
+    text = f"a downtime-limit of {math.ceil(value)} ms converges as likely as not"
+    if safe is not None:
+        text += f", {math.ceil(safe)} ms with {SAFE:.0%}"
+    return Advice(
+        "downtime-limit", float(math.ceil(value)), safe and float(math.ceil(safe)), "ms",
+        p_of(math.ceil(value)), text, {},
+    )  # fmt: skip
+
+
+def throttled(ensemble: Ensemble, percent: float) -> Ensemble:
+    """Return the guests with their vCPUs held back: they write as much in 1 / (1 - p) of the time.
+
+    auto-converge stops the vCPUs in slices of 10 ms, too short for a rate window to notice.
+    """
+    speed = 1 - percent / 100
+    modes, guests = ensemble.modes.copy(), ensemble.guests.copy()
+    modes["rate"] *= speed
+    return replace(ensemble, modes=modes, guests=guests, knots_ms=ensemble.knots_ms / speed)
+
+
+def _throttle(model: _Model) -> Advice:
+    def p_of(percent: float) -> float:
+        return model.p(ensemble=throttled(model.ensemble, percent))
+
+    value, safe = _both(lambda p: _least_percent(p_of, p))
+    if value is None:
+        return Advice("throttle", None, None, "%", None, "not even 99 % make it converge", {})
+    text = f"auto-converge must reach {value:.0f} % to converge as likely as not"
+    if safe is not None:
+        text += f", {safe:.0f} % for {SAFE:.0%}"
+    if value == 0:
+        text = "no throttling is needed"
+        if safe:
+            text = f"{safe:.0f} % make it {SAFE:.0%} likely instead of as likely as not"
+    # QEMU starts at 20 % and adds 10 at every second sync that finds too little progress.
+    steps = 0 if value == 0 else 1 + max(0, math.ceil((value - 20) / 10))
+    return Advice("throttle", value, safe, "%", p_of(value), text, {"throttle-steps": steps})
+
+
+def _dirty_limit(model: _Model, throttle: Advice, vcpus: int) -> Advice:
+    def rate_of(percent: float | None) -> float | None:
+        if percent is None:
+            return None
+        # What dirty-limit measures: pages of one period, of a guest that is held back.
+        seconds = _DIRTY_LIMIT_PERIOD_S * (1 - percent / 100)
+        pages = float(model.ensemble.curve(np.asarray(seconds)))
+        rate = pages * model.ensemble.page_size / _DIRTY_LIMIT_PERIOD_S / MIB / vcpus
+        return float(max(1, math.floor(rate)))
+
+    value, safe = rate_of(throttle.value), rate_of(throttle.safe_value)
+    if value is None:
+        text = "no dirty limit makes it converge"
+    elif throttle.value == 0:
+        text = f"no limit is needed; each of {vcpus} vCPUs dirties {value:.0f} MiB/s"
+    else:
+        text = (
+            f"each of {vcpus} vCPUs held to {value:.0f} MiB/s does what {throttle.value:.0f} % do"
+        )
+    return Advice("dirty-limit", value, safe, "MiB/s", throttle.p_converge, text, {"vcpus": vcpus})
+
+
+def _compression(model: _Model, measurement: Measurement) -> list[Advice]:
+    """One advice for each codec that the vector has ratio and speed of."""
+    found = measurement.details.get("compression")
+    codecs = found.get("codecs") if isinstance(found, dict) else None
+    advices = []
+    for codec, figures in codecs.items() if isinstance(codecs, dict) else ():
+        # Dirtied pages decide over convergence; where none was dirtied, all pages.
+        pages = figures.get("dirtied") or figures.get("all") if isinstance(figures, dict) else None
+        ratio, speed = _figure(pages, "ratio-mean", 2.0), _figure(pages, "bytes-per-s", 1e15)
+        if ratio is None or speed is None:
+            raise FormatError(f"x-pysampler.compression.codecs.{codec}: no ratio and speed")
+        advices.append(_compressed(model, codec, ratio, speed))
+    return advices
+
+
+def _figure(pages: object, key: str, most: float) -> float | None:
+    value = pages.get(key) if isinstance(pages, dict) else None
+    return float(value) if isinstance(value, (int, float)) and 0 < value <= most else None
+
+
+def _compressed(model: _Model, codec: str, ratio: float, speed: float) -> Advice:
+    # The pipeline is as fast as its slower half: the wire, or the channels' compressors.
+    compressors = _MULTIFD_CHANNELS * speed * ratio
+    on_wire = min(model.bandwidth, compressors)
+    # The same as pages of full size on a link that is faster by the ratio.
+    p = model.p(
+        bandwidth=on_wire / ratio,
+        precopy=replace(model.precopy, link=(model.precopy.link or on_wire) / ratio),
+    )
+    verdict = "converges" if p >= SAFE else "does not converge" if p <= 1 - SAFE else "may converge"
+    held = "the link" if model.bandwidth <= compressors else f"{_MULTIFD_CHANNELS} compressors"
+    text = (
+        f"{verdict} with {codec}: pages shrink to {ratio:.0%}; {held} set the pace of "
+        f"{format_rate(_rounded(on_wire / ratio))} of pages"
+    )
+    return Advice(f"compression-{codec}", None, None, "", p, text, {"ratio": ratio})
+
+
+def _post_copy(model: _Model, vcpus: int) -> Advice:
+    found = postcopy(
+        model.ensemble.curve,
+        bandwidth=model.precopy.link or model.bandwidth,
+        page_bytes=model.ensemble.page_size + _PAGE_HEADER,
+        latency_s=model.precopy.latency_ms / 1000,
+        precopy_s=_first_pass_s(model),
+        vcpus=vcpus,
+    )
+    text = (
+        f"always ends: after one pass at least {found.fetches:.0f} page fetches wait "
+        f"{format_duration(found.total_wait_s)} in all, "
+        f"each vCPU is blocked for {format_duration(found.blocktime_s)}"
+    )
+    figures = {
+        "page-fetches": round(found.fetches, 1),
+        "total-wait-ms": round(found.total_wait_s * 1000, 3),
+        "vcpu-blocktime-ms": round(found.blocktime_s * 1000, 3),
+        "fetch-ms": round(found.fetch_s * 1000, 4),
+        "duration-ms": round(found.duration_s * 1000, 1),
+    }
+    return Advice("post-copy", None, None, "", 1.0, text, figures)
+
+
+def _first_pass_s(model: _Model) -> float:
+    curve = model.ensemble.curve
+    return curve.nonzero_pages * (model.ensemble.page_size + _PAGE_HEADER) / model.bandwidth
+
+
+@dataclass(frozen=True, slots=True)
+class QuickVerdict:
+    """The quick rule: what gets dirty during the downtime must fit through the link in it.
+
+    Attributes:
+        converges: the verdict.
+        dirty_bytes: dirtied in one downtime-limit, as sent.
+        carried_bytes: what the link carries in it.
+        p_converge: how sure the samples are; None where their number is not known.
+        reasoning: one line.
+    """
+
+    converges: bool
+    dirty_bytes: float
+    carried_bytes: float
+    p_converge: float | None
+    reasoning: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict's JSON object."""
+        return {
+            "remedy": "quick",
+            "converges": self.converges,
+            "dirty-bytes": round(self.dirty_bytes),
+            "carried-bytes": round(self.carried_bytes),
+            "p-converge": self.p_converge,
+            "reasoning": self.reasoning,
+        }
+
+
+def quick(
+    measurement: Measurement,
+    bandwidth: float,
+    downtime_limit_ms: float,
+    *,
+    unfinished: bool = False,
+) -> QuickVerdict:
+    """Apply the quick rule, for which millisecond calc-time was made.
+
+    Args:
+        measurement: one of whose periods is as long as the downtime-limit, to 10 %.
+        bandwidth: bytes per second.
+        downtime_limit_ms: ms.
+        unfinished: take a measurement whose status is not ``measured``, too.
+
+    Raises:
+        FormatError: nothing was sampled, or no period is that long.
+    """
+    check_status(measurement, unfinished=unfinished)
+    if not measurement.n_sampled_pages or not measurement.periods:
+        raise FormatError("n-sampled-pages: nothing was sampled, so nothing can be predicted")
+    nearest = min(
+        range(len(measurement.periods)),
+        key=lambda i: abs(measurement.periods[i] - downtime_limit_ms),
+    )
+    period, dirty = measurement.periods[nearest], measurement.n_dirty_pages[nearest]
+    if abs(period - downtime_limit_ms) > 0.1 * downtime_limit_ms:
+        raise FormatError(
+            f"periods: none is {downtime_limit_ms:.0f} ms long, the nearest {period} ms; measure "
+            f"with a calc-time of the downtime-limit"
+        )
+    page_bytes = measurement.page_size + _PAGE_HEADER
+    sampled, total = measurement.n_sampled_pages, measurement.n_total_pages
+    # The rule is about a line through the origin near the period, so ms more or less do not matter.
+    most = bandwidth * period / 1000 / page_bytes / total * sampled
+    if sampled == total:
+        p = float(dirty < most)
+    else:
+        # Normal approximation of the binomial, half a sample away from certainty.
+        share = min(max(dirty, 0.5), sampled - 0.5) / sampled
+        deviation = math.sqrt(sampled * share * (1 - share))
+        p = NormalDist(dirty, deviation).cdf(most)
+    return _verdict(dirty / sampled * total * page_bytes, bandwidth * period / 1000, period, p)
+
+
+def quick_from_rate(
+    dirty_rate: float, calc_time_ms: float, bandwidth: float, downtime_limit_ms: float
+) -> QuickVerdict:
+    """Apply the quick rule to QEMU's own reply to query-dirty-rate.
+
+    Args:
+        dirty_rate: MiB/s.
+        calc_time_ms: how long was measured.
+        bandwidth: bytes per second.
+        downtime_limit_ms: ms; calc-time must be as long, to 10 %.
+
+    Raises:
+        FormatError: it is not.
+    """
+    if abs(calc_time_ms - downtime_limit_ms) > 0.1 * downtime_limit_ms:
+        raise FormatError(
+            f"calc-time: {calc_time_ms:.0f} ms is not the downtime-limit, "
+            f"{downtime_limit_ms:.0f} ms"
+        )
+    seconds = calc_time_ms / 1000
+    dirty = dirty_rate * MIB * seconds * (1 + _PAGE_HEADER / 4096)
+    return _verdict(dirty, bandwidth * seconds, calc_time_ms, None)
+
+
+def _verdict(dirty: float, carried: float, period_ms: float, p: float | None) -> QuickVerdict:
+    converges = dirty < carried
+    text = (
+        f"{'converges' if converges else 'does not converge'}: {format_size(dirty)} get dirty in "
+        f"{period_ms:.0f} ms, {'less' if converges else 'not less'} than the "
+        f"{format_size(carried)} that the link carries in that time"
+    )
+    return QuickVerdict(converges, dirty, carried, p, text)

@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: MIT
+"""The dirty-page curve: what writes the guest, told from the vector.
+
+A guest whose pages are written independently of each other has
+D(t) = sum_j m_j (1 - exp(-lambda_j t)), m_j >= 0: pages m_j that are written at random at the
+rate lambda_j, a mode. A writer that goes through its pages in order has m_j min(1, t / lap)
+instead. Both are concave and saturate. The masses come from non-negative least squares on a
+grid of rates (C. L. Lawson and R. J. Hanson, "Solving Least Squares Problems", 1974).
+
+It is fitted to the increments of the vector and not to its points: the increments of nested samples
+are multinomial, so nearly independent of each other, and their variance is their mean.
+
+What is tried, in this order, until one explains the vector: random modes; random and
+sequential modes; the same in bursts (on for a while of each period); and failing all of these
+the measured points themselves, joined by lines.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pysampler.core import PRECOPY_MODES, ModeKind
+from pysampler.errors import FormatError, MissingFeatureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysampler.intervals import FloatArray
+    from pysampler.measurement import Measurement
+
+# Besides the sampling noise a guest's own unsteadiness, as a share of an increment.
+_UNSTEADY = 0.02
+# What a mode must gain in chi-square: it has two parameters.
+_COST_OF_A_MODE = 6.0
+_COST_OF_ORDER = 8.0  # and the first sequential one: few guests write all their memory in order
+_RANDOM_RATES, _SEQUENTIAL_RATES = 48, 72
+_SAME_RATE = 1.35  # modes closer than this cannot be told apart
+_BURST_PERIODS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
+_BURST_SHARES = (0.25, 0.5, 0.75)
+_BURST_PHASES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """Pages that are written alike.
+
+    Attributes:
+        pages: how many.
+        rate: per second; random writes of each page, or laps over all of them.
+        kind: random or sequential.
+    """
+
+    pages: float
+    rate: float
+    kind: ModeKind
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """The guest writes only in the first ``on_s`` of each period.
+
+    Attributes:
+        period_s: length of a period.
+        on_s: how long of it the guest writes.
+        phase_s: how far into a period the baseline pass was.
+    """
+
+    period_s: float
+    on_s: float
+    phase_s: float
+
+    def active(self, seconds: FloatArray) -> FloatArray:
+        """Return the time that the guest has written since the baseline pass."""
+
+        def until(t: FloatArray) -> FloatArray:
+            laps = np.floor(t / self.period_s)
+            return laps * self.on_s + np.minimum(t - laps * self.period_s, self.on_s)
+
+        return until(seconds + self.phase_s) - until(np.asarray(self.phase_s))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DirtyCurve:
+    """A fitted dirty-page curve.
+
+    Attributes:
+        modes: hottest first; empty when the points are interpolated or nothing was written.
+        burst: None when the guest writes all the time.
+        knots_s: times of the interpolated points; empty when there are modes.
+        knots_pages: their pages, which do not fall.
+        nonzero_pages: pages that are not zero; where the curve ends at the latest.
+        zero_pages: the others.
+        chi2: weighted squares of what the fit leaves of the increments.
+        freedom: degrees of freedom of chi2.
+    """
+
+    modes: tuple[Mode, ...]
+    burst: Burst | None
+    knots_s: tuple[float, ...]
+    knots_pages: tuple[float, ...]
+    nonzero_pages: float
+    zero_pages: float
+    chi2: float
+    freedom: int
+
+    @property
+    def interpolated(self) -> bool:
+        """Whether no modes explain the vector, so that its points are joined by lines."""
+        return bool(self.knots_s)
+
+    @property
+    def quality(self) -> str:
+        """One line on what was fitted and how well."""
+        if self.interpolated:
+            return (
+                f"interpolated: no modes explain this vector (chi-square {self.chi2:.0f} with "
+                f"{self.freedom} degrees of freedom): bursts or phases, or an unsteady guest"
+            )
+        random = sum(mode.kind is ModeKind.RANDOM for mode in self.modes)
+        parts = [f"{random} random mode{'s' * (random != 1)}"]
+        if len(self.modes) > random:
+            sequential = len(self.modes) - random
+            parts.append(f"{sequential} sequential mode{'s' * (sequential != 1)}")
+        if self.burst:
+            parts.append(f"in bursts, {self.burst.on_s:g} s of each {self.burst.period_s:g} s")
+        fit = f"chi-square {self.chi2:.1f} with {self.freedom} degrees of freedom"
+        return f"{', '.join(parts)}; {fit}"
+
+    def __call__(self, seconds: FloatArray) -> FloatArray:
+        """Return the pages that are dirty after each time."""
+        t = np.asarray(seconds, dtype=np.float64)
+        if self.interpolated:
+            return np.asarray(np.interp(t, (0.0, *self.knots_s), (0.0, *self.knots_pages)))
+        active = self.burst.active(t) if self.burst else t
+        pages = np.zeros_like(t)
+        for mode in self.modes:
+            pages += mode.pages * dirty_share(mode.kind, mode.rate * active)
+        return pages
+
+
+def dirty_share(kind: ModeKind, turns: FloatArray) -> FloatArray:
+    """Return the share of a mode's pages that are dirty after ``turns`` = rate x time."""
+    return np.minimum(1.0, turns) if kind is ModeKind.SEQUENTIAL else -np.expm1(-turns)
+
+
+def _nnls() -> Callable[[FloatArray, FloatArray], tuple[FloatArray, float]]:
+    try:
+        from scipy.optimize import nnls  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise MissingFeatureError("needs scipy: pip install pysampler[predict]") from None
+    return nnls
+
+
+class Basis:
+    """The modes that are tried: a grid of rates, seen through the periods of one vector.
+
+    Args:
+        seconds: rising times.
+        burst: how the guest's bursts lie, if it has any.
+    """
+
+    def __init__(self, seconds: FloatArray, burst: Burst | None = None) -> None:
+        active = burst.active(seconds) if burst else seconds
+        first, last = seconds[0], seconds[-1]
+        random = np.geomspace(0.05 / last, 12 / first, _RANDOM_RATES)
+        laps = np.geomspace(0.25 / last, 1 / first, _SEQUENTIAL_RATES)
+        self.rates = np.append(random, laps)
+        self.kinds = [ModeKind.RANDOM] * len(random) + [ModeKind.SEQUENTIAL] * len(laps)
+        shares = np.hstack(
+            [
+                dirty_share(ModeKind.RANDOM, np.outer(active, random)),
+                dirty_share(ModeKind.SEQUENTIAL, np.outer(active, laps)),
+            ]
+        )
+        self.increments = np.diff(shares, axis=0, prepend=np.zeros((1, shares.shape[1])))
+        self.burst = burst
+
+    def modes(self, masses: FloatArray, scale: float) -> tuple[Mode, ...]:
+        """Return the modes of positive mass, hottest first, close rates made one."""
+        modes = [
+            Mode(float(mass) * scale, float(rate), kind)
+            for mass, rate, kind in zip(masses, self.rates, self.kinds, strict=True)
+            if mass > 0
+        ]
+        return _merged(modes, _SAME_RATE, PRECOPY_MODES)
+
+
+class Fitter:
+    """Fits vectors of one guest with the same weights.
+
+    One or two modes are taken where more do not explain a vector so much better that it is worth
+    their parameters; else as many random modes, or modes of both kinds, as needed.
+
+    Args:
+        basis: the modes.
+        weights: one over the standard deviation of each increment.
+        few: take one or two modes whatever more would explain.
+    """
+
+    def __init__(self, basis: Basis, weights: FloatArray, *, few: bool = False) -> None:
+        self._only_few = few
+        self.basis, self._weights = basis, weights
+        self._columns = columns = basis.increments * weights[:, None]
+        gram = columns.T @ columns
+        self._own = own = np.maximum(np.diag(gram), 1e-300)
+        order = np.where(np.array(basis.kinds) == ModeKind.SEQUENTIAL, _COST_OF_ORDER, 0.0)
+        self._one_cost = _COST_OF_A_MODE + order
+        first, second = np.triu_indices(len(own), 1)
+        determinant = own[first] * own[second] - gram[first, second] ** 2
+        usable = determinant > 1e-9 * own[first] * own[second]
+        first, second, determinant = first[usable], second[usable], determinant[usable]
+        self._pairs = first, second
+        # The inverse of each pair's 2 x 2 normal equations.
+        self._first, self._second = own[second] / determinant, own[first] / determinant
+        self._across = gram[first, second] / determinant
+        # Two rates of the same kind next to each other stand for one between them.
+        between = (second - first == 1) & (second != _RANDOM_RATES)
+        self._pair_cost = np.where(between, _COST_OF_A_MODE, 2 * _COST_OF_A_MODE)
+        self._pair_cost += np.maximum(order[first], order[second])
+
+    def fit(self, increments: FloatArray, limit: float) -> tuple[FloatArray, float]:
+        """Return the mass of each mode, in the unit of the increments, and chi-square.
+
+        Args:
+            increments: newly dirty samples, one per period.
+            limit: most that the masses may add up to.
+        """
+        target = increments * self._weights
+        masses, cost = self._few(target, limit)
+        # With less, even a perfect fit of three modes would cost more.
+        if cost > 3 * _COST_OF_A_MODE and not self._only_few:
+            n = len(self.basis.rates)
+            for n_columns, order in ((_RANDOM_RATES, 0.0), (n, _COST_OF_ORDER)):
+                many = np.zeros(n)
+                many[:n_columns] = self._many(target, limit, n_columns)
+                modes = len(self.basis.modes(many, 1.0))
+                many_cost = self._chi2(target, many) + modes * _COST_OF_A_MODE + order
+                if many_cost < cost:
+                    masses, cost = many, many_cost
+        return masses, self._chi2(target, masses)
+
+    def _chi2(self, target: FloatArray, masses: FloatArray) -> float:
+        return float(((self._columns @ masses - target) ** 2).sum())
+
+    def _many(self, target: FloatArray, limit: float, n_columns: int) -> FloatArray:
+        """Return the masses of the first modes that fit best."""
+        # Masses and one slack add up to the limit: a heavy row says so.
+        heavy = 1e3 * max(1.0, float(np.abs(target).max()))
+        matrix = np.zeros((len(target) + 1, n_columns + 1))
+        matrix[:-1, :-1], matrix[-1] = self._columns[:, :n_columns] * limit, heavy
+        shares, _ = _nnls()(matrix, np.append(target, heavy))
+        return np.asarray(shares[:-1] * limit)
+
+    def _few(self, target: FloatArray, limit: float) -> tuple[FloatArray, float]:
+        """Return the best one or two modes and what they cost."""
+        image, square = self._columns.T @ target, float(target @ target)
+        masses = np.zeros(len(image))
+        one = np.clip(image / self._own, 0.0, limit)
+        one_cost = square - 2 * one * image + one**2 * self._own + self._one_cost
+        best = int(np.argmin(one_cost))
+        masses[best], cost = one[best], float(one_cost[best])
+        first, second = self._pairs
+        one, other = image[first], image[second]
+        x = self._first * one - self._across * other
+        y = self._second * other - self._across * one
+        pair_cost = square - x * one - y * other + self._pair_cost
+        pair_cost[(x <= 0) | (y <= 0) | (x + y > limit)] = np.inf
+        best = int(np.argmin(pair_cost))
+        if pair_cost[best] < cost:
+            masses[:] = 0.0
+            masses[first[best]], masses[second[best]] = x[best], y[best]
+            cost = float(pair_cost[best])
+        return masses, cost
+
+
+def _merged(modes: list[Mode], ratio: float, at_most: int) -> tuple[Mode, ...]:
+    """Return modes, hottest first, none closer than ``ratio`` to the next of its kind."""
+    while True:
+        kept: list[Mode] = []
+        for mode in sorted(modes, key=lambda mode: (mode.kind, -mode.rate)):
+            last = kept[-1] if kept else None
+            if last and last.kind == mode.kind and last.rate < ratio * mode.rate:
+                pages = last.pages + mode.pages
+                rate = (last.pages * last.rate + mode.pages * mode.rate) / pages
+                kept[-1] = Mode(pages, rate, mode.kind)
+            else:
+                kept.append(mode)
+        if len(kept) <= at_most:
+            return tuple(sorted(kept, key=lambda mode: -mode.rate))
+        modes, ratio = kept, ratio * 1.2
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The numbers of a vector that a curve is fitted to.
+
+    Attributes:
+        seconds: rising times of the compare passes.
+        dirty: dirty samples at each.
+        sampled: samples drawn.
+        zero: zero samples.
+        scale: pages of memory per sample.
+    """
+
+    seconds: FloatArray
+    dirty: FloatArray
+    sampled: int
+    zero: int
+    scale: float
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> Counts:
+        """Return those of a measurement.
+
+        Raises:
+            FormatError: nothing was sampled, or the periods do not rise; the message names the key.
+        """
+        if not measurement.n_sampled_pages:
+            raise FormatError("n-sampled-pages: 0; nothing was sampled")
+        if not measurement.periods:
+            raise FormatError("periods: none; nothing was compared, so nothing can be predicted")
+        seconds = measurement.curve().seconds
+        if (np.diff(seconds, prepend=0.0) <= 0).any():
+            raise FormatError("periods: each must come after the one before it, the first after 0")
+        return cls(
+            seconds,
+            np.asarray(measurement.n_dirty_pages, dtype=np.float64),
+            measurement.n_sampled_pages,
+            measurement.n_zero_pages,
+            measurement.n_total_pages / measurement.n_sampled_pages,
+        )
+
+    @property
+    def increments(self) -> FloatArray:
+        """Newly dirty samples of each period; negative where pages got their old content back."""
+        return np.diff(self.dirty, prepend=0.0)
+
+    @property
+    def limit(self) -> float:
+        """Samples that can get dirty: those that are not zero, or as many as were seen dirty."""
+        return max(float(self.sampled - self.zero), float(self.dirty.max()), 1.0)
+
+    def weights(self, expected: FloatArray) -> FloatArray:
+        """Return one over the standard deviation of each increment."""
+        mean = np.maximum(expected, 0.5)
+        return np.asarray(1 / np.sqrt(mean + (_UNSTEADY * mean) ** 2))
+
+
+def _explained(chi2: float, freedom: int) -> bool:
+    return chi2 <= freedom + 4.5 * math.sqrt(2 * freedom)
+
+
+def fitter_of(counts: Counts, basis: Basis) -> Fitter:
+    """Return a fitter whose weights, and whether few modes do, come from ``counts`` itself."""
+    expected, few = np.maximum(counts.increments, 1.0), False
+    for _ in range(2):
+        masses, _ = Fitter(basis, counts.weights(expected)).fit(counts.increments, counts.limit)
+        expected = basis.increments @ masses
+        few = bool(np.count_nonzero(masses) <= 2)
+    return Fitter(basis, counts.weights(expected), few=few)
+
+
+def choose_fitter(counts: Counts) -> Fitter | None:
+    """Return the simplest fitter that explains the vector; None when none does."""
+    freedom = max(1, len(counts.seconds) - 2)
+    fitter = fitter_of(counts, Basis(counts.seconds))
+    if _explained(fitter.fit(counts.increments, counts.limit)[1], freedom):
+        return fitter
+    best, least = None, np.inf
+    for period, share in itertools.product(_BURST_PERIODS_S, _BURST_SHARES):
+        for phase in np.arange(_BURST_PHASES) * period / _BURST_PHASES:
+            burst = Burst(period, share * period, float(phase))
+            fitter = fitter_of(counts, Basis(counts.seconds, burst))
+            chi2 = fitter.fit(counts.increments, counts.limit)[1]
+            if chi2 < least:
+                best, least = fitter, chi2
+    return best if _explained(least, max(1, freedom - 3)) else None
+
+
+def fit_curve(counts: Counts, fitter: Fitter | None) -> DirtyCurve:
+    """Fit one vector.
+
+    Args:
+        counts: the vector's numbers.
+        fitter: from `choose_fitter`; None to join the points by lines.
+    """
+    nonzero = counts.limit * counts.scale
+    zero = max(0.0, counts.sampled * counts.scale - nonzero)
+    if fitter is None:
+        return _interpolated(counts, nonzero, zero)
+    masses, chi2 = fitter.fit(counts.increments, counts.limit)
+    modes = fitter.basis.modes(masses, counts.scale)
+    freedom = max(1, len(counts.seconds) - 2 * len(modes))
+    return DirtyCurve(modes, fitter.basis.burst, (), (), nonzero, zero, chi2, freedom)
+
+
+def _interpolated(counts: Counts, nonzero: float, zero: float) -> DirtyCurve:
+    rising = np.maximum.accumulate(counts.dirty) * counts.scale
+    seconds, pages = list(counts.seconds), list(rising)
+    if len(pages) > 1 and pages[-2] < pages[-1] < nonzero:
+        # The last line goes on to where every page is dirty, as in the published predictor.
+        slope = (pages[-1] - pages[-2]) / (seconds[-1] - seconds[-2])
+        seconds.append(seconds[-1] + (nonzero - pages[-1]) / slope)
+        pages.append(nonzero)
+    left = fitter_of(counts, Basis(counts.seconds)).fit(counts.increments, counts.limit)[1]
+    freedom = max(1, len(counts.seconds) - 2)
+    return DirtyCurve((), None, tuple(seconds), tuple(pages), nonzero, zero, left, freedom)

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: MIT
+"""How good the predictors are, on real migrations whose vector is known.
+
+A file of such migrations has one JSON object a line: ``config`` (max-bandwidth in bytes/s,
+downtime-limit in ms, limit-s), one or several vectors (``vector``, ``vector-512``) and ``result``
+(converged, and QEMU's query-migrate reply).
+
+The link's own speed is not in a vector. It is cross-validated: each migration is predicted with
+the median of the speeds at which the others sent their last pass.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pysampler.errors import FormatError
+from pysampler.measurement import MAX_JSON_BYTES, Measurement
+from pysampler.prediction.precopy import Precopy, migrate
+from pysampler.prediction.prediction import MEMBERS, Cell, Model, predict, summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pysampler.prediction.ensemble import Ensemble
+
+MAX_RECORDS = 100_000
+_BAD_ERROR = 0.25  # as the author of the published predictor counts them
+_LINK_BYTES = 10_000_000  # a last pass that tells the link's speed
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One real migration.
+
+    Attributes:
+        bandwidth: bytes per second.
+        downtime_limit_ms: its downtime-limit.
+        limit_ms: it was cancelled after that.
+        converged: whether it came to its end.
+        total_ms: how long it took.
+        link: bytes per second of its last pass; None where that was too short to tell.
+        vectors: name -> the guest's vector.
+        title: one line for people.
+    """
+
+    bandwidth: float
+    downtime_limit_ms: float
+    limit_ms: float
+    converged: bool
+    total_ms: float
+    link: float | None
+    vectors: dict[str, Measurement]
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A migration and its prediction."""
+
+    migration: Migration
+    cell: Cell
+
+    @property
+    def error(self) -> float | None:
+        """Relative error of the total time; None where either did not converge."""
+        if not self.migration.converged or self.cell.total_ms is None:
+            return None
+        return self.cell.total_ms / self.migration.total_ms - 1
+
+    @property
+    def bad(self) -> bool:
+        """Whether the verdict is wrong or the error 25 % or more."""
+        wrong = (self.cell.total_ms is not None) != self.migration.converged
+        return wrong or (self.error is not None and abs(self.error) >= _BAD_ERROR)
+
+    @property
+    def covered(self) -> bool | None:
+        """Whether the 90 % interval holds the time; None where there is no interval or time."""
+        interval = self.cell.total_ms_interval
+        if not self.migration.converged or interval is None:
+            return None
+        low, high = (np.inf if end is None else end for end in interval)
+        return bool(low <= self.migration.total_ms <= high)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One model with one kind of vector, over all migrations; errors are shares.
+
+    Attributes:
+        model: qemu or published.
+        vector: name of the vectors.
+        cases: all migrations.
+    """
+
+    model: Model
+    vector: str
+    cases: tuple[Case, ...]
+
+    @property
+    def errors(self) -> list[float]:
+        """Absolute errors of the total time."""
+        return [abs(case.error) for case in self.cases if case.error is not None]
+
+    @property
+    def n_bad(self) -> int:
+        """Migrations with an error of 25 % or more or a wrong verdict."""
+        return sum(case.bad for case in self.cases)
+
+    @property
+    def brier(self) -> float:
+        """Mean squared error of the probability of convergence."""
+        return float(
+            np.mean([(case.cell.p_converge - case.migration.converged) ** 2 for case in self.cases])
+        )
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the times that lie inside their 90 % interval."""
+        covered = [case.covered for case in self.cases if case.covered is not None]
+        return float(np.mean(covered)) if covered else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the score's JSON object; errors in percent."""
+        errors = [100 * error for error in self.errors]
+        median, p90 = np.quantile(errors, (0.5, 0.9)) if errors else (None, None)
+        return {
+            "model": self.model,
+            "vector": self.vector,
+            "migrations": len(self.cases),
+            "median-error-percent": median,
+            "p90-error-percent": p90,
+            "worst-error-percent": max(errors, default=None),
+            "bad": self.n_bad,
+            "brier": self.brier,
+            "coverage": self.coverage,
+        }
+
+
+def read_migrations(lines: Iterable[bytes]) -> list[Migration]:
+    """Read the lines of a file of migrations.
+
+    Raises:
+        FormatError: a line is none; the message names the line and the key.
+    """
+    migrations: list[Migration] = []
+    for number, line in enumerate(lines, start=1):
+        if number > MAX_RECORDS:
+            raise FormatError(f"more than {MAX_RECORDS} migrations")
+        if not line.strip():
+            continue
+        if len(line) > MAX_JSON_BYTES:
+            raise FormatError(f"line {number}: longer than any migration")
+        try:
+            migrations.append(_migration(json.loads(line)))
+        except FormatError as error:
+            raise FormatError(f"line {number}: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"line {number}: not JSON: {error}") from error
+    if not migrations:
+        raise FormatError("no migrations in it")
+    return migrations
+
+
+def _migration(record: object) -> Migration:
+    config, result = _member(record, "config", dict), _member(record, "result", dict)
+    reply = _member(result, "query-migrate", dict)
+    vectors = {
+        name: Measurement.from_dict(value)
+        for name, value in (record.items() if isinstance(record, dict) else ())
+        if name == "vector" or name.startswith("vector-")
+    }
+    if not vectors:
+        raise FormatError("vector: missing")
+    downtime, ram = reply.get("downtime"), reply.get("ram")
+    sent = ram.get("downtime-bytes") if isinstance(ram, dict) else None
+    link = None
+    if isinstance(downtime, int) and isinstance(sent, int) and downtime > 0 and sent > _LINK_BYTES:
+        link = 1000 * sent / downtime
+    return Migration(
+        bandwidth=_number(config, "max-bandwidth"),
+        downtime_limit_ms=_number(config, "downtime-limit"),
+        limit_ms=1000 * _number(config, "limit-s"),
+        converged=bool(_member(result, "converged", bool)),
+        total_ms=_number(reply, "total-time"),
+        link=link,
+        vectors=vectors,
+        title=f"{config.get('mode', '')} {config.get('ws-mib', '')} MiB at "
+        f"{config.get('wps', '')}/s",
+    )
+
+
+def _member(record: object, key: str, kind: type) -> Any:
+    value = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(value, kind):
+        raise FormatError(f"{key}: missing or not {kind.__name__}")
+    return value
+
+
+def _number(record: dict[str, Any], key: str) -> float:
+    value = record.get(key)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e15:
+        raise FormatError(f"{key}: {str(value)[:40]!r} is not a positive number")
+    return float(value)
+
+
+def evaluate(
+    migrations: list[Migration], *, precopy: Precopy | None = None, members: int = MEMBERS
+) -> list[Score]:
+    """Predict each migration with each model and each kind of vector.
+
+    Args:
+        migrations: from `read_migrations`.
+        precopy: how they were set up; with no link in it, that is cross-validated.
+        members: guests to draw for each vector.
+    """
+    names = sorted({name for migration in migrations for name in migration.vectors})
+    scores = []
+    for name in names:
+        known = [migration for migration in migrations if name in migration.vectors]
+        scores.append(Score("qemu", name, tuple(_qemu_cases(known, name, precopy, members))))
+        scores.append(Score("published", name, tuple(_published_cases(known, name))))
+    return scores
+
+
+def _published_cases(migrations: list[Migration], name: str) -> Iterable[Case]:
+    for one in migrations:
+        how = Precopy(deadline_ms=one.limit_ms)
+        found = predict(
+            one.vectors[name], one.bandwidth, one.downtime_limit_ms, model="published", precopy=how
+        )
+        yield Case(one, found.cells[0])
+
+
+def _qemu_cases(
+    migrations: list[Migration], name: str, precopy: Precopy | None, members: int
+) -> Iterable[Case]:
+    from pysampler.prediction.ensemble import build_ensemble  # noqa: PLC0415 - needs scipy
+
+    ensembles: dict[str, Ensemble] = {}
+    for i, one in enumerate(migrations):
+        key = one.vectors[name].to_json()
+        if key not in ensembles:
+            ensembles[key] = build_ensemble(one.vectors[name], members, seed=0)
+        how = replace(precopy or Precopy(), deadline_ms=one.limit_ms)
+        if how.link is None:
+            others = [other.link for j, other in enumerate(migrations) if j != i and other.link]
+            how = replace(how, link=float(np.median(others)) if others else None)
+        grid = [(one.bandwidth, one.downtime_limit_ms)]
+        yield Case(one, summarise(migrate(ensembles[key], how, grid), grid, seed=0)[0])

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""A prediction as a picture: the dirty-page curve, time against bandwidth, one migration."""
+
+from __future__ import annotations
+
+import math
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pysampler import core
+from pysampler.errors import MissingFeatureError, SourceError, UsageError
+from pysampler.prediction.ensemble import build_ensemble
+from pysampler.prediction.precopy import migrate
+from pysampler.prediction.prediction import MEMBERS, predict, summarise
+from pysampler.prediction.table import format_limit
+from pysampler.units import GIB, format_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+
+    from pysampler.intervals import FloatArray
+    from pysampler.measurement import Measurement
+    from pysampler.prediction.ensemble import Ensemble
+    from pysampler.prediction.precopy import Precopy
+    from pysampler.prediction.prediction import Prediction
+
+_BLUE, _GREY, _RED = "#1f5a96", "#8a8a8a", "#b3423a"
+_BANDWIDTHS = 40
+_MOST_LINES = 6
+
+
+def check_plot(path: str) -> None:
+    """Refuse what cannot be drawn before anything is computed.
+
+    Raises:
+        UsageError: the name ends in neither .png nor .svg.
+        MissingFeatureError: matplotlib is not there.
+    """
+    if not path.lower().endswith((".png", ".svg")):
+        raise UsageError(f"plot: {path!r} ends in neither .png nor .svg")
+    if find_spec("matplotlib") is None:
+        raise MissingFeatureError("needs matplotlib: pip install pysampler[plot]")
+
+
+def plot(path: str, measurement: Measurement, prediction: Prediction, precopy: Precopy) -> None:
+    """Draw a prediction into a file.
+
+    Args:
+        path: its name, .png or .svg.
+        measurement: the vector.
+        prediction: made from it.
+        precopy: how the migrations were set up.
+
+    Raises:
+        SourceError: the file cannot be written.
+    """
+    check_plot(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an extra
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    ensemble = build_ensemble(measurement, MEMBERS, seed=0)
+    figure = Figure(figsize=(15, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    curve, times, rounds = figure.subplots(1, 3)
+    _draw_curve(curve, measurement, ensemble)
+    _draw_times(times, measurement, prediction, precopy, ensemble)
+    _draw_rounds(rounds, ensemble, prediction, precopy)
+    for axes in (curve, times, rounds):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=True, color="#e4e4e4", linewidth=0.6)
+    try:
+        # No date in the file: the same prediction gives the same bytes.
+        metadata: dict[str, Any] = {"Date": None} if path.lower().endswith(".svg") else {}
+        figure.savefig(path, dpi=110, metadata=metadata)
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror or error}") from error
+
+
+def _draw_curve(axes: Axes, measurement: Measurement, ensemble: Ensemble) -> None:
+    gib = measurement.page_size / GIB
+    points = measurement.curve()
+    t = np.geomspace(points.seconds[0] / 3, points.seconds[-1] * 2, 200)
+    members = np.array([member(t) for member in ensemble.members])
+    low, high = np.quantile(members, (0.05, 0.95), axis=0)
+    axes.fill_between(t, low * gib, high * gib, color=_BLUE, alpha=0.2, label="5 .. 95 %")
+    axes.plot(t, ensemble.curve(t) * gib, color=_BLUE, label="fit")
+    bars = np.array([points.dirty_pages - points.low, points.high - points.dirty_pages])
+    axes.errorbar(
+        points.seconds,
+        points.dirty_pages * gib,
+        yerr=np.maximum(0, bars) * gib,
+        fmt="o",
+        markersize=3.5,
+        color="black",
+        linewidth=0.8,
+        label="measured, 95 %",
+    )
+    axes.axhline(ensemble.curve.nonzero_pages * gib, color=_GREY, linestyle=":", label="not zero")
+    axes.set(xscale="log", yscale="log", xlabel="time, s", ylabel="dirty memory, GiB")
+    axes.set_title("Dirty-page curve")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_times(
+    axes: Axes,
+    measurement: Measurement,
+    prediction: Prediction,
+    precopy: Precopy,
+    ensemble: Ensemble,
+) -> None:
+    """Total time against bandwidth, one line per downtime-limit."""
+    limits = list(dict.fromkeys(cell.downtime_limit_ms for cell in prediction.cells))
+    if len(limits) > _MOST_LINES:
+        limits = limits[:_MOST_LINES]
+    rates = [cell.bandwidth for cell in prediction.cells]
+    low, high = min(rates), max(rates)
+    if high < 4 * low:
+        low, high = low / 4, high * 4
+    bandwidths = np.geomspace(low, high, _BANDWIDTHS)
+    grid = [(float(rate), limit) for limit in limits for rate in bandwidths]
+    if prediction.model == "qemu":
+        cells: Sequence[Any] = summarise(migrate(ensemble, precopy, grid), grid, seed=0)
+    else:
+        cells = [
+            predict(
+                measurement, rate, math.inf if limit is None else limit,
+                model="published", precopy=precopy, unfinished=True,
+            ).cells[0]
+            for rate, limit in grid
+        ]  # fmt: skip
+    gbps = bandwidths * 8e-9
+    for i, limit in enumerate(limits):
+        row = cells[i * _BANDWIDTHS : (i + 1) * _BANDWIDTHS]
+        total = _seconds([cell.total_ms for cell in row])
+        colour = f"C{i}"
+        axes.plot(gbps, total, color=colour, label=format_limit(limit))
+        intervals = [cell.total_ms_interval or (None, None) for cell in row]
+        axes.fill_between(
+            gbps,
+            _seconds([interval[0] for interval in intervals]),
+            _seconds([interval[1] for interval in intervals]),
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="bandwidth, Gbit/s", ylabel="total time, s")
+    axes.set_title(f"Total time, model {prediction.model}")
+    axes.legend(title="downtime-limit", frameon=False, fontsize=8)
+
+
+def _seconds(values: list[float | None]) -> FloatArray:
+    return np.array([np.nan if value is None else value / 1000 for value in values])
+
+
+def _draw_rounds(axes: Axes, ensemble: Ensemble, prediction: Prediction, precopy: Precopy) -> None:
+    """What remained after each bitmap sync of the most telling migration."""
+    # The one with most passes that still converges shows most; else any.
+    cell = max(
+        prediction.cells,
+        key=lambda cell: (cell.p_converge >= 0.5, cell.iterations or 0),
+    )
+    how = precopy.parameters(ensemble.page_size, ensemble.total_pages)
+    grid = precopy.cells([(cell.bandwidth, cell.downtime_limit_ms)])
+    outcomes = core.precopy_grid(
+        how, ensemble.guests, ensemble.modes, ensemble.knots_ms, ensemble.knots_share, grid
+    )[:, 0]
+    # The guest in the middle, so that the picture is of one that can happen.
+    order = np.argsort(np.where(outcomes["converged"] > 0, outcomes["total_ms"], np.inf))
+    one = slice(order[len(order) // 2], order[len(order) // 2] + 1)
+    outcome, rounds = core.precopy_rounds(
+        how,
+        ensemble.guests[one],
+        ensemble.modes[one],
+        ensemble.knots_ms,
+        np.ascontiguousarray(ensemble.knots_share[one]),
+        grid,
+        10_000,
+    )
+    gib = ensemble.page_size / GIB
+    guest = ensemble.guests[one][0]
+    seconds = np.append(0.0, rounds["now_ms"][1:] / 1000)
+    remaining = rounds["remaining_pages"] * gib
+    remaining[0] = (guest["nonzero_pages"] + guest["zero_pages"]) * gib
+    axes.step(seconds, remaining, where="post", color=_BLUE, marker="o", markersize=3)
+    ends = outcome["total_ms"][0] / 1000
+    if outcome["converged"][0]:
+        axes.axvline(ends, color=_RED, label=f"ends after {ends:.3g} s")
+    thresholds = rounds["threshold_bytes"][1:]
+    if cell.downtime_limit_ms is not None and len(thresholds):
+        axes.axhline(thresholds[-1] / GIB, color=_GREY, linestyle=":", label="threshold")
+    axes.set(yscale="log", xlabel="time, s", ylabel="remaining after a sync, GiB")
+    axes.set_title(
+        f"One migration: {format_rate(cell.bandwidth)}, {format_limit(cell.downtime_limit_ms)}"
+    )
+    axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: MIT
+"""Prediction: what migrations with this bandwidth and that downtime-limit will take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pysampler.errors import FormatError, UsageError
+from pysampler.measurement import Measurement, Status
+from pysampler.prediction import published
+from pysampler.prediction.precopy import Precopy, migrate
+from pysampler.units import GIB, MAX_RATE, parse_duration_ms, parse_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+Model = Literal["qemu", "published"]
+Interval = tuple[float | None, float | None]
+
+MEMBERS = 200
+# The published table's bandwidths have factors of 1024: 1 Gbps is 2^30 bit/s there.
+PUBLISHED_BANDWIDTHS = tuple(
+    gigabits * GIB / 8 for gigabits in (100 / 1024, 1, 2, 2.5, 5, 10, 25, 40)
+)
+PUBLISHED_LIMITS_MS: tuple[float | None, ...] = (125, 250, 500, 1000, 5000, None)
+
+# What the model of the loop misses on real migrations even when the dirty-page curve is known: as a
+# share of the total time, and ms (a few of scheduling and of stopping the guest).
+_RESIDUAL, _RESIDUAL_MS = 0.0015, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One migration: medians and 5-95 % intervals over the guests that the vector could be of.
+
+    Attributes:
+        bandwidth: max-bandwidth, bytes per second.
+        downtime_limit_ms: None for unlimited.
+        total_ms: None where it does not converge more often than it does.
+        total_ms_interval: an end is None where it does not converge; the interval itself is None
+            where the model knows none.
+        downtime_ms: of those that converge; None where none does. Likewise the following.
+        downtime_ms_interval: 5 and 95 %.
+        sent_bytes: all that went over the link.
+        sent_bytes_interval: 5 and 95 %.
+        iterations: passes over memory, the last one among them.
+        iterations_interval: 5 and 95 %.
+        p_converge: share of the guests whose migration ends before the deadline.
+    """
+
+    bandwidth: float
+    downtime_limit_ms: float | None
+    total_ms: float | None
+    total_ms_interval: Interval | None
+    downtime_ms: float | None
+    downtime_ms_interval: Interval | None
+    sent_bytes: float | None
+    sent_bytes_interval: Interval | None
+    iterations: int | None
+    iterations_interval: Interval | None
+    p_converge: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the cell's JSON object."""
+        members: dict[str, Any] = {
+            "bandwidth-bytes-per-s": _whole(self.bandwidth),
+            "downtime-limit-ms": _whole(self.downtime_limit_ms),
+        }
+        for name in ("total-ms", "downtime-ms", "sent-bytes", "iterations"):
+            value = getattr(self, name.replace("-", "_"))
+            interval = getattr(self, name.replace("-", "_") + "_interval")
+            members[name] = _whole(value)
+            members[f"{name}-interval"] = interval and [_whole(end) for end in interval]
+        return {**members, "p-converge": round(self.p_converge, 4)}
+
+
+def _whole(value: float | None) -> int | float | None:
+    """Return whole and large numbers as an int, others to a thousandth."""
+    if value is None:
+        return None
+    return round(value) if value == int(value) or value > 1e7 else round(value, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A table of migrations.
+
+    Attributes:
+        model: qemu or published.
+        cells: all downtime-limits of the first bandwidth, then those of the second, and so on.
+        fit: one line on how well the dirty-page curve explains the vector; None for published.
+    """
+
+    model: Model
+    cells: tuple[Cell, ...]
+    fit: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the prediction's JSON object."""
+        table = {"model": self.model, "cells": [cell.to_dict() for cell in self.cells]}
+        return table if self.fit is None else {**table, "fit": self.fit}
+
+
+def predict(
+    measurement: Measurement,
+    bandwidth: float | str | Sequence[float | str] | None = None,
+    downtime: float | str | Sequence[float | str | None] | None = None,
+    *,
+    model: Model = "qemu",
+    precopy: Precopy | None = None,
+    link: float | str | None = None,
+    unfinished: bool = False,
+    members: int = MEMBERS,
+    seed: int = 0,
+) -> Prediction:
+    """Predict pre-copy migrations of the measured guest.
+
+    Args:
+        measurement: the vector.
+        bandwidth: max-bandwidth, one or several: bytes per second, or text as ``10Gbps``. None: the
+            bandwidths of the published table.
+        downtime: downtime-limit, one or several: ms, or text as ``300ms`` or ``unlimited``; in a
+            sequence None is unlimited too. None: the limits of the published table.
+        model: ``qemu`` runs QEMU's own loop for ``members`` guests that the vector
+            could be of; ``published`` is the recursion of the 2023 series.
+        precopy: how the migration is set up; the defaults are QEMU's.
+        link: short for the ``link`` of ``precopy``: what the last pass gets.
+        unfinished: take a measurement whose status is not ``measured``, too.
+        members: guests to draw; 5-95 % intervals need some dozens.
+        seed: of the random numbers; the same seed gives the same prediction.
+
+    Raises:
+        FormatError: the measurement cannot be predicted from; the message names the key.
+        UsageError: a bandwidth or a limit that is none.
+        MissingFeatureError: the model ``qemu`` needs scipy.
+    """
+    check_status(measurement, unfinished=unfinished)
+    precopy = precopy or Precopy()
+    if link is not None:
+        precopy = precopy.with_link(as_rate(link, "link"))
+    grid = [
+        (rate, limit)
+        for rate in _rates(bandwidth)
+        for limit in _limits(downtime)
+    ]  # fmt: skip
+    if not grid:
+        raise UsageError("a bandwidth and a downtime are needed")
+    if model == "published":
+        return Prediction(model, _published_cells(measurement, grid, precopy.deadline_ms))
+    if model != "qemu":
+        raise UsageError(f"model: {model!r} is not qemu or published")
+    if not 1 <= members <= 100_000:
+        raise UsageError(f"members: {members} is not between 1 and 100000")
+    from pysampler.prediction.ensemble import build_ensemble  # noqa: PLC0415 - needs scipy
+
+    ensemble = build_ensemble(measurement, members, seed)
+    outcomes = migrate(ensemble, precopy, grid)
+    return Prediction(model, summarise(outcomes, grid, seed), ensemble.curve.quality)
+
+
+def check_status(measurement: Measurement, *, unfinished: bool) -> None:
+    """Refuse a measurement that did not come to its end, unless it is wanted so.
+
+    Raises:
+        FormatError: the status is not ``measured``.
+    """
+    if measurement.status is not Status.MEASURED and not unfinished:
+        raise FormatError(
+            f"status: {measurement.status.value!r}, not 'measured'; --unfinished takes it as it is"
+        )
+
+
+def summarise(
+    outcomes: NDArray[Any], grid: Sequence[tuple[float, float | None]], seed: int
+) -> tuple[Cell, ...]:
+    """Return medians, intervals and probabilities.
+
+    Args:
+        outcomes: core.PRECOPY_OUTCOME, members x cells.
+        grid: (bandwidth, downtime-limit in ms or None) of each cell.
+        seed: of the model's own residual.
+    """
+    rng = np.random.default_rng([seed, 1])
+    # One draw for a member in all cells: it must not change their order.
+    factor, offset = rng.standard_normal((2, len(outcomes)))
+    cells = []
+    for column, (bandwidth, limit) in zip(outcomes.T, grid, strict=True):
+        ended = column["converged"] > 0
+        total = column["total_ms"] * (1 + _RESIDUAL * factor) + _RESIDUAL_MS * offset
+        total = np.where(ended, np.maximum(total, column["downtime_ms"]), np.inf)
+        low, median, high = _quantiles(total)
+        done = column[ended]
+        downtime, sent, iterations = (
+            _quantiles(done[name]) if len(done) else (None, None, None)
+            for name in ("downtime_ms", "sent_bytes", "iterations")
+        )
+        cells.append(
+            Cell(
+                bandwidth,
+                limit,
+                median,
+                (low, high),
+                downtime[1],
+                _ends(downtime),
+                sent[1],
+                _ends(sent),
+                None if iterations[1] is None else int(iterations[1]),
+                _ends(iterations),
+                float(ended.mean()),
+            )
+        )
+    return tuple(cells)
+
+
+def _quantiles(values: NDArray[Any]) -> tuple[float | None, float | None, float | None]:
+    # An observed value, not a mean of two: one of them may be infinite.
+    found = np.quantile(values, (0.05, 0.5, 0.95), method="inverted_cdf")
+    low, median, high = (float(value) if math.isfinite(value) else None for value in found)
+    return low, median, high
+
+
+def _ends(quantiles: tuple[float | None, float | None, float | None]) -> Interval | None:
+    return None if quantiles[1] is None else (quantiles[0], quantiles[2])
+
+
+def _published_cells(
+    measurement: Measurement, grid: Sequence[tuple[float, float | None]], deadline_ms: float
+) -> tuple[Cell, ...]:
+    curve = published.PublishedCurve(measurement)
+    cells = []
+    for bandwidth, limit in grid:
+        found = published.migrate(curve, bandwidth, limit, deadline_ms)
+        ended = found.converged
+        cells.append(
+            Cell(
+                bandwidth,
+                limit,
+                found.total_ms if ended else None,
+                None,
+                found.downtime_ms if ended else None,
+                None,
+                found.sent_bytes if ended else None,
+                None,
+                found.iterations if ended else None,
+                None,
+                float(ended),
+            )
+        )
+    return tuple(cells)
+
+
+def as_rate(value: float | str, what: str = "bandwidth") -> float:
+    """Return bytes per second of a number or a text.
+
+    Raises:
+        UsageError: it is neither, or not a positive finite number.
+    """
+    if isinstance(value, str):
+        return parse_rate(value, what)
+    if not 0 < value <= MAX_RATE:
+        raise UsageError(f"{what}: {value!r} is not between 0 and 10^15 bytes a second")
+    return float(value)
+
+
+def as_limit_ms(value: float | str | None, what: str = "downtime") -> float | None:
+    """Return a downtime-limit in ms; None for ``unlimited``, infinity and None.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value.strip() == "unlimited":
+            return None
+        if value.strip().replace(".", "", 1).isdigit():
+            raise UsageError(f"{what}: {value.strip()[:24]!r} has no unit; write 300ms or 2s")
+        value = parse_duration_ms(value, what)[0]
+    if value == math.inf:
+        return None
+    if not 0 < value <= 1e9:
+        raise UsageError(f"{what}: {value!r} ms is not between 0 and 10^9")
+    return float(value)
+
+
+def _rates(given: float | str | Sequence[float | str] | None) -> list[float]:
+    if given is None:
+        return list(PUBLISHED_BANDWIDTHS)
+    if isinstance(given, (int, float, str)):
+        given = [given]
+    return [as_rate(rate) for rate in given]
+
+
+def _limits(given: float | str | Sequence[float | str | None] | None) -> list[float | None]:
+    if given is None:
+        return list(PUBLISHED_LIMITS_MS)
+    if isinstance(given, (int, float, str)):
+        given = [given]
+    return [as_limit_ms(limit) for limit in given]

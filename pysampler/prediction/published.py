@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""The migration-time predictor of the 2023 series, as published.
+
+Source: Andrei Gudkov, "Migration time prediction using calc-dirty-rate", qemu-devel 2023. An
+idealised recursion: each iteration sends what the one before it let the guest dirty.
+Needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, NamedTuple
+
+from pysampler.errors import FormatError
+
+if TYPE_CHECKING:
+    from pysampler.measurement import Measurement
+
+HEADER_BYTES = 8  # of a page on the wire; all that a zero page costs
+DEADLINE_MS = 3_600_000.0
+
+
+class Outcome(NamedTuple):
+    """What one migration takes; the unfinished iteration is not counted."""
+
+    converged: bool
+    total_ms: float
+    downtime_ms: float
+    sent_bytes: float
+    iterations: int
+
+
+class PublishedCurve:
+    """Dirty pages over time: line segments through the measured points.
+
+    Args:
+        measurement: at least two periods that rise strictly, and samples.
+
+    Raises:
+        FormatError: it has not; the message names the key.
+    """
+
+    def __init__(self, measurement: Measurement) -> None:
+        times = [float(period) for period in measurement.periods]
+        if not measurement.n_sampled_pages:
+            raise FormatError("n-sampled-pages: 0; nothing was sampled")
+        if len(times) < 2:
+            raise FormatError(f"periods: {len(times)} of them; a line needs at least two")
+        for before, after in zip([0.0, *times], times, strict=False):
+            if after <= before:
+                raise FormatError(f"periods: {after:.0f} ms does not come after {before:.0f} ms")
+        sampled = measurement.n_sampled_pages / measurement.n_total_pages
+        pages = [count / sampled for count in measurement.n_dirty_pages]
+        self.page_size = measurement.page_size
+        self.zero_pages = measurement.n_zero_pages / sampled
+        self.limit = measurement.n_total_pages - self.zero_pages
+        first_slope = (pages[1] - pages[0]) / (times[1] - times[0])
+        self._times = [0.0, *times]
+        self._pages = [max(0.0, pages[0] - first_slope * times[0]), *pages]
+        self._last_slope = (pages[-1] - pages[-2]) / (times[-1] - times[-2])
+
+    def __call__(self, ms: float) -> float:
+        """Return the pages that are dirty after ``ms``."""
+        times, pages = self._times, self._pages
+        i = bisect_right(times, ms)
+        if i < len(times):
+            left, right = times[i - 1], times[i]
+            return pages[i - 1] + (pages[i] - pages[i - 1]) * (ms - left) / (right - left)
+        if self._last_slope <= 0 or ms == times[-1]:
+            return pages[-1]
+        return min(self.limit, pages[-1] + self._last_slope * (ms - times[-1]))
+
+
+def migrate(
+    curve: PublishedCurve,
+    bandwidth: float,
+    downtime_limit_ms: float | None,
+    deadline_ms: float = DEADLINE_MS,
+) -> Outcome:
+    """Run the published recursion.
+
+    Args:
+        curve: dirty pages over time.
+        bandwidth: bytes per second.
+        downtime_limit_ms: None for unlimited.
+        deadline_ms: a migration that takes longer does not converge.
+    """
+    limit = float("inf") if downtime_limit_ms is None else downtime_limit_ms
+    total, total_bytes = 0.0, 0.0
+    nonzero, zero = curve.limit, curve.zero_pages
+    # A duration that comes again comes for ever: Brent's way to notice, so that a
+    # migration that hangs needs no thousands of rounds.
+    remembered, remember_at, iterations = -1.0, 1, 0
+    while True:
+        sent = nonzero * (curve.page_size + HEADER_BYTES) + zero * HEADER_BYTES
+        duration = sent / bandwidth * 1000
+        total += duration
+        total_bytes += sent
+        iterations += 1
+        if total > deadline_ms or duration == remembered:
+            return Outcome(False, total, duration, total_bytes, iterations)
+        if duration <= limit:
+            return Outcome(True, total, duration, total_bytes, iterations)
+        if iterations == remember_at:
+            remembered, remember_at = duration, 2 * remember_at
+        nonzero, zero = curve(duration), 0.0

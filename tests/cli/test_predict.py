@@ -1,0 +1,255 @@
+"""The verbs predict and advise: what they print, and what they refuse in one line."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from pysampler.cli import main
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+VECTOR = GOLDEN / "vector-32gib-memcached.json"
+QUICK = ("--bandwidth", "10Gbps", "--downtime", "300ms")
+
+
+def run(capsys, *words):
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def edited(tmp_path, **members):
+    vector = json.loads(VECTOR.read_text())
+    vector.update({key.replace("_", "-"): value for key, value in members.items()})
+    path = tmp_path / "edited.json"
+    path.write_text(json.dumps(vector))
+    return path
+
+
+def test_the_published_grid_is_printed_cell_for_cell(capsys):
+    code, out, err = run(capsys, "predict", "--model", "published", "--grid", "published", VECTOR)
+    assert code == 0
+    assert out == (GOLDEN / "prediction-32gib-memcached.txt").read_text()
+    assert "2^30" in err
+
+
+def test_a_vector_is_read_from_stdin(capsys, monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO(VECTOR.read_bytes()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    code, out, _ = run(capsys, "predict", *QUICK)
+    assert code == 0
+    assert "10 Gbps" in out
+    assert "300 ms" in out
+
+
+@pytest.mark.parametrize("model", ["qemu", "published"])
+def test_json_is_one_object_with_a_cell_for_each_pair(capsys, model):
+    words = ("--bandwidth", "1Gibps,419430400,400MiB/s", "--downtime", "100ms,unlimited")
+    code, out, _ = run(capsys, "predict", VECTOR, "--json", "--model", model, *words)
+    found = json.loads(out)
+    assert code == 0
+    assert found["model"] == model
+    pairs = [(c["bandwidth-bytes-per-s"], c["downtime-limit-ms"]) for c in found["cells"]]
+    rates = [2**27, 419_430_400, 419_430_400]
+    assert pairs == [(rate, limit) for rate in rates for limit in (100, None)]
+    keys = {
+        "total-ms",
+        "total-ms-interval",
+        "downtime-ms",
+        "sent-bytes",
+        "iterations",
+        "p-converge",
+    }
+    for cell in found["cells"]:
+        assert keys <= cell.keys()
+        assert (cell["total-ms"] is None) == (cell["p-converge"] < 0.5)
+    assert found["cells"][0]["total-ms"] is None
+    assert found["cells"][1]["total-ms"] > 0
+
+
+def test_the_fit_is_told_on_stderr(capsys):
+    _, _, err = run(capsys, "predict", VECTOR, *QUICK)
+    assert err.startswith("curve: ")
+    assert "chi-square" in err
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_a_plot_is_drawn(capsys, tmp_path, ending):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    path = tmp_path / f"plot.{ending}"
+    assert run(capsys, "predict", VECTOR, *QUICK, "--plot", path)[0] == 0
+    head = path.read_bytes()[:8]
+    assert head.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+
+
+def test_real_migrations_are_scored_for_both_models_and_all_vectors(capsys):
+    code, out, _ = run(
+        capsys, "predict", "--evaluate", GOLDEN / "migrations-qemu10.jsonl", "--json"
+    )
+    assert code == 0
+    scores = json.loads(out)
+    assert [(s["model"], s["vector"]) for s in scores] == [
+        (model, vector) for vector in ("vector", "vector-512") for model in ("qemu", "published")
+    ]
+    assert {s["migrations"] for s in scores} == {44}
+
+
+def test_the_scores_are_a_table_for_people(capsys):
+    _, out, _ = run(capsys, "predict", "--evaluate", GOLDEN / "migrations-qemu10.jsonl")
+    assert "median" in out
+    assert "bad, published with vector" in out
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"n_dirty_pages": [1, 2]}, "n-dirty-pages has 2 values, but periods has 22"),
+        ({"n_sampled_pages": -5}, "n-sampled-pages: -5 is not between"),
+        ({"n_total_pages": 10**30}, "n-total-pages: 1"),
+        ({"n_zero_pages": float("nan")}, "n-zero-pages: 'nan' is not a whole number"),
+        ({"page_size": 1}, "page-size"),
+        ({"status": "measuring"}, "status: 'measuring', not 'measured'; --unfinished"),
+        ({"status": "unstarted"}, "status: 'unstarted'"),
+        ({"status": "finished"}, "status: 'finished' is not one of"),
+        ({"periods": [5] * 22}, "periods: each must come after the one before it"),
+        (
+            {"n_sampled_pages": 0, "n_dirty_pages": [0] * 22, "n_zero_pages": 0},
+            "n-sampled-pages: 0",
+        ),
+    ],
+)
+@pytest.mark.parametrize("verb", ["predict", "advise"])
+def test_a_bad_vector_is_refused_in_one_line_that_names_the_key(
+    capsys, tmp_path, verb, members, message
+):
+    path = edited(tmp_path, **members)
+    code, out, err = run(capsys, verb, path, *QUICK)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"pysampler {verb}: {path}: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "[1, 2]", "{", "null", '"text"', "[" * 100_000])
+def test_what_is_no_vector_is_refused_in_one_line(capsys, tmp_path, text):
+    path = tmp_path / "text"
+    path.write_text(text)
+    code, out, err = run(capsys, "predict", path, *QUICK)
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 1
+
+
+def test_an_unfinished_vector_is_used_on_request(capsys, tmp_path):
+    path = edited(tmp_path, status="measuring")
+    assert run(capsys, "predict", path, *QUICK, "--unfinished")[0] == 0
+
+
+def test_a_file_of_a_gigabyte_is_refused_without_being_read(capsys, tmp_path):
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+    code, _, err = run(capsys, "predict", path, *QUICK)
+    assert code == 1
+    assert "longer than 4 MiB, so not a vector" in err
+
+
+def test_a_stream_without_an_end_is_refused(capsys):
+    code, _, err = run(capsys, "predict", "/dev/zero", *QUICK)
+    assert code == 1
+    assert "longer than 4 MiB" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--bandwidth", "10Gbit"), "bandwidth: '10Gbit' is not a rate"),
+        (("--bandwidth", "1Gbps,"), "bandwidth: '' is not a rate"),
+        (("--bandwidth", "0"), "bandwidth: '0' is not between"),
+        (("--bandwidth=-1Gbps",), "is not a rate"),
+        (("--bandwidth", "nan"), "bandwidth: 'nan' is not a rate"),
+        (("--bandwidth", "1e9"), "bandwidth: '1e9' is not a rate"),
+        (("--bandwidth", "9" * 30), "bandwidth: '9999"),
+        (("--downtime", "300"), "downtime: '300' has no unit"),
+        (("--downtime", "300fortnights"), "downtime: "),
+        (("--downtime", "0ms"), "downtime: "),
+        (("--link", "fast"), "link: 'fast' is not a rate"),
+        (("--deadline", "soon"), "deadline: "),
+        (("--latency", "1ly"), "latency: "),
+        (("--logging-cost", "x"), "logging-cost: 'x'"),
+        (("--logging-cost", "nan"), "logging_us: nan"),
+        (("--grid", "published", "--bandwidth", "1Gbps"), "--grid published has its own"),
+        (("--plot", "picture.bmp"), "plot: 'picture.bmp' ends in neither"),
+    ],
+)
+def test_unknown_units_and_wrong_options_are_usage_errors(capsys, words, message):
+    code, out, err = run(capsys, "predict", VECTOR, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_file_that_is_not_there_is_named(capsys, tmp_path):
+    for words in ((tmp_path / "none",), ("--evaluate", tmp_path / "none")):
+        code, _, err = run(capsys, "predict", *words)
+        assert code == 1
+        assert f"{tmp_path / 'none'}: No such file" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "no migrations in it"),
+        ("{}", "line 1: config: missing"),
+        ("nonsense", "line 1: not JSON"),
+        ('{"config": {}, "result": {"query-migrate": {}}}', "line 1: vector: missing"),
+    ],
+)
+def test_a_file_of_no_migrations_is_refused_by_line_and_key(capsys, tmp_path, line, message):
+    path = tmp_path / "migrations"
+    path.write_text(line + "\n")
+    code, _, err = run(capsys, "predict", "--evaluate", path)
+    assert code == 1
+    assert message in err
+
+
+def test_advice_is_a_table_and_one_json_object(capsys):
+    words = ("advise", VECTOR, "--bandwidth", "2Gbps", "--downtime", "300ms")
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert "auto-converge must reach" in out
+    found = json.loads(run(capsys, *words, "--json")[1])
+    assert found["p-converge"] == 0
+    remedies = [advice["remedy"] for advice in found["advice"]]
+    assert remedies == ["bandwidth", "downtime-limit", "throttle", "dirty-limit", "post-copy"]
+
+
+def test_the_quick_rule_needs_one_short_measurement_only(capsys, tmp_path):
+    reply = tmp_path / "reply.json"
+    reply.write_text(
+        '{"status": "measured", "dirty-rate": 98, "mode": "page-sampling", '
+        '"calc-time": 300, "calc-time-unit": "millisecond"}'
+    )
+    code, out, _ = run(capsys, "advise", "--quick", reply, *QUICK)
+    assert code == 0
+    assert out.startswith("converges: 29.5 MiB get dirty in 300 ms, less than the 357.6 MiB")
+    found = json.loads(run(capsys, "advise", "--quick", reply, *QUICK, "--json")[1])
+    assert found["converges"] is True
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ({"dirty-rate": -1, "calc-time": 300}, "dirty-rate: '-1'"),
+        ({"dirty-rate": 1, "calc-time": 300, "calc-time-unit": "day"}, "calc-time-unit: 'day'"),
+        ({"dirty-rate": 1, "calc-time": 300, "status": "measuring"}, "status: 'measuring'"),
+        ({"dirty-rate": 1, "calc-time": 5}, "calc-time: 5000 ms is not the downtime-limit"),
+    ],
+)
+def test_a_bad_reply_is_refused_by_key(capsys, tmp_path, reply, message):
+    path = tmp_path / "reply.json"
+    path.write_text(json.dumps(reply))
+    code, _, err = run(capsys, "advise", "--quick", path, *QUICK)
+    assert code == 1
+    assert message in err

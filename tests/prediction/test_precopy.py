@@ -1,0 +1,304 @@
+"""QEMU's loop in C: what it does to known guests, its properties, and the real migrations."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pysampler import Measurement, Precopy, core, predict
+from pysampler.errors import MissingFeatureError, UsageError
+from pysampler.prediction.curve import DirtyCurve, Mode
+from pysampler.prediction.ensemble import assemble
+from pysampler.prediction.evaluate import evaluate, read_migrations
+from pysampler.prediction.precopy import migrate
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+VECTOR = Measurement.from_json((GOLDEN / "vector-32gib-memcached.json").read_text())
+RECORDS = (GOLDEN / "migrations-qemu10.jsonl").read_bytes().splitlines()
+GIB_PAGES = 262_144
+
+
+def guest(*modes, nonzero=GIB_PAGES, zero=0, members=1, page_size=4096):
+    """An ensemble of known guests."""
+    curve = DirtyCurve(tuple(modes), None, (), (), nonzero, zero, 0.0, 1)
+    measurement = Measurement(
+        page_size=page_size,
+        periods=(1000,),
+        n_dirty_pages=(0,),
+        n_sampled_pages=1,
+        n_zero_pages=0,
+        n_total_pages=int(nonzero + zero),
+    )
+    return assemble(curve, [curve] * members, measurement, np.random.default_rng(7))
+
+
+def one(ensemble, bandwidth, limit, **members):
+    return migrate(ensemble, Precopy(**members), [(bandwidth, limit)])[0, 0]
+
+
+def uniform(share, seconds):
+    return Mode(share * GIB_PAGES, 1 / seconds, core.ModeKind.RANDOM)
+
+
+def test_a_clean_guest_takes_one_round_and_the_time_of_its_bytes():
+    outcome = one(guest(), 400e6, 1, link=2e9)
+    assert outcome["converged"]
+    assert outcome["iterations"] == 2  # the sync at the start, and the one that found nothing
+    assert outcome["sent_bytes"] == pytest.approx(GIB_PAGES * 4104, rel=1e-3)
+    assert outcome["total_ms"] == pytest.approx(1000 * GIB_PAGES * 4104 / 400e6, abs=101)
+
+
+def test_what_is_left_below_the_threshold_is_sent_in_the_last_pass():
+    # 300 ms of the bandwidth remain for the link, which carries five times as much.
+    outcome = one(guest(), 400e6, 300, link=2e9)
+    expected = 1000 * GIB_PAGES * 4104 / 400e6 - 300 + 60
+    assert outcome["total_ms"] == pytest.approx(expected, abs=101)
+
+
+def test_a_zero_page_costs_nine_bytes():
+    outcome = one(guest(nonzero=0.001, zero=GIB_PAGES), 400e6, 300)
+    assert outcome["sent_bytes"] == pytest.approx(9 * GIB_PAGES, abs=70_000)
+
+
+def test_without_zero_page_detection_a_zero_page_costs_a_page():
+    outcome = one(guest(nonzero=0.001, zero=GIB_PAGES), 400e6, 300, zero_pages="none")
+    assert outcome["sent_bytes"] == pytest.approx(4104 * GIB_PAGES, rel=1e-3)
+
+
+def test_an_unlimited_downtime_ends_after_the_first_window():
+    outcome = one(guest(uniform(0.5, 1)), 100e6, None, link=2e9)
+    assert outcome["converged"]
+    assert outcome["total_ms"] < 1000
+
+
+def test_a_writer_faster_than_the_link_never_ends():
+    outcome = one(guest(uniform(0.9, 0.5)), 100e6, 300)
+    assert not outcome["converged"]
+
+
+def test_the_last_pass_gets_the_link():
+    # 10 MB remain; they take 100 ms at the bandwidth and 5 at the link.
+    slow, fast = (one(guest(uniform(0.05, 1e3)), 100e6, 300, link=link) for link in (None, 2e9))
+    assert slow["downtime_ms"] > 3 * fast["downtime_ms"]
+
+
+def test_latency_is_part_of_the_downtime():
+    near, far = (one(guest(uniform(0.05, 100)), 1e9, 300, latency_ms=ms) for ms in (0, 40))
+    assert far["downtime_ms"] - near["downtime_ms"] == pytest.approx(40, abs=10)
+
+
+def test_multifd_pages_cost_less_than_their_headers_would():
+    classic, packets = (one(guest(), 1e9, 300, multifd=multifd) for multifd in (False, True))
+    assert packets["sent_bytes"] == pytest.approx(classic["sent_bytes"], rel=0.002)
+    assert packets["sent_bytes"] != classic["sent_bytes"]
+
+
+def test_dirty_logging_slows_the_guest_and_so_the_dirtying():
+    free, logged = (
+        one(guest(uniform(0.9, 2)), 600e6, 500, logging_us=us, link=2e9) for us in (0, 5)
+    )
+    assert logged["sent_bytes"] < free["sent_bytes"]
+
+
+def test_a_sequential_writer_dirties_a_straight_line():
+    lap = Mode(GIB_PAGES / 2, 1 / 13.1, core.ModeKind.SEQUENTIAL)
+    ensemble = guest(lap, members=16)
+    outcomes = migrate(ensemble, Precopy(link=2e9), [(52_428_800.0, 1000.0)])[:, 0]
+    # The bulk takes 20 s, so each page is dirty; 10,000 of 12,800 pages a second are dirtied again.
+    assert (outcomes["converged"] == 1).all()
+    assert np.ptp(outcomes["total_ms"]) > 0  # where the writer is, the vector does not tell
+
+
+def test_a_burst_that_is_over_lets_the_migration_end():
+    ensemble = guest(uniform(0.4, 1.0), members=8)
+    steady = migrate(ensemble, Precopy(link=2e9), [(300e6, 200.0)])
+    ensemble.guests["burst_period_ms"], ensemble.guests["burst_on_ms"] = 4000, 400
+    bursty = migrate(ensemble, Precopy(link=2e9), [(300e6, 200.0)])
+    assert steady["converged"].mean() < bursty["converged"].mean() == 1
+
+
+def test_interpolated_points_are_migrated_as_well():
+    curve = DirtyCurve((), None, (1.0, 10.0), (1e4, 5e4), GIB_PAGES, 0, 0.0, 1)
+    measurement = Measurement(4096, (1000,), (0,), 1, 0, GIB_PAGES)
+    ensemble = assemble(curve, [curve], measurement, np.random.default_rng(0))
+    assert one(ensemble, 400e6, 300)["converged"]
+
+
+def test_the_rounds_are_those_of_the_migration():
+    ensemble = guest(uniform(0.5, 10))
+    how = Precopy(link=2e9)
+    cells = how.cells([(200e6, 300.0)])
+    outcome, rounds = core.precopy_rounds(
+        how.parameters(4096, GIB_PAGES), ensemble.guests, ensemble.modes, ensemble.knots_ms,
+        ensemble.knots_share, cells, 1000,
+    )  # fmt: skip
+    assert len(rounds) == outcome["iterations"][0]
+    assert (np.diff(rounds["now_ms"][1:]) > 0).all()
+    assert outcome["total_ms"][0] == one(ensemble, 200e6, 300.0, link=2e9)["total_ms"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0.001, 0.5), st.floats(0.05, 100), st.sampled_from([0, 1])), max_size=2
+    ),
+    st.floats(0, 0.9),
+    st.sampled_from([2e7, 1e8, 1e9]),
+)
+def test_nothing_breaks_whatever_the_guest(modes, zero, bandwidth):
+    ensemble = guest(
+        *(Mode(m * GIB_PAGES, 1 / s, core.ModeKind(kind)) for m, s, kind in modes),
+        nonzero=GIB_PAGES,
+        zero=zero * GIB_PAGES,
+        members=3,
+    )
+    outcomes = migrate(
+        ensemble, Precopy(deadline_ms=600_000), [(bandwidth, 50.0), (bandwidth, None)]
+    )
+    assert np.isfinite(outcomes["total_ms"]).all()
+    assert (outcomes["sent_bytes"] > 0).all()
+    assert (outcomes["downtime_ms"] <= outcomes["total_ms"]).all()
+    # What is sent is at most what the link carries, and one buffer of each window.
+    carried = outcomes["total_ms"] * (bandwidth / 1000 + 131_328 / 100) + 400_000
+    assert (outcomes["sent_bytes"] <= carried).all()
+
+
+@pytest.fixture(scope="module")
+def published_grid():
+    return predict(VECTOR)
+
+
+def cells_of(prediction):
+    return {(cell.bandwidth, cell.downtime_limit_ms or math.inf): cell for cell in prediction.cells}
+
+
+def test_more_bandwidth_or_downtime_never_is_worse(published_grid):
+    table = cells_of(published_grid)
+    for (rate, limit), cell in table.items():
+        for (other_rate, other_limit), other in table.items():
+            if other_rate >= rate and other_limit >= limit:
+                assert other.p_converge >= cell.p_converge
+                assert (other.total_ms or math.inf) <= (cell.total_ms or math.inf)
+
+
+def test_the_cell_that_was_published_as_48_s_is_uncertain(published_grid):
+    cell = cells_of(published_grid)[5 * 2**27, 125]
+    assert 0.05 < cell.p_converge < 0.95
+    assert cell.total_ms_interval[1] is None
+
+
+def test_each_median_lies_in_its_interval(published_grid):
+    for cell in published_grid.cells:
+        low, high = (math.inf if end is None else end for end in cell.total_ms_interval)
+        assert low <= (cell.total_ms or math.inf) <= high
+
+
+def test_the_same_seed_gives_the_same_prediction():
+    first, second = (predict(VECTOR, "5Gbps", "300ms", members=20) for _ in range(2))
+    assert first == second
+    assert first != predict(VECTOR, "5Gbps", "300ms", members=20, seed=1)
+
+
+def test_memory_and_bandwidth_scale_together():
+    records = [json.loads(line) for line in RECORDS]
+    # Without zero pages: each takes its time to be found, whatever the bandwidth.
+    vector = {**records[0]["vector"], "n-zero-pages": 0}
+    big = {**vector, "n-total-pages": vector["n-total-pages"] * 8}
+    small, large = (
+        predict(Measurement.from_dict(v), 209_715_200 * k, "300ms", link=2e9 * k, members=50).cells[
+            0
+        ]
+        for v, k in ((vector, 1), (big, 8))
+    )
+    # Not exactly: a window ends with a buffer of 128 KiB, and a sync takes its time.
+    assert large.total_ms == pytest.approx(small.total_ms, rel=0.03)
+
+
+def test_real_migrations_are_predicted_better_than_by_the_published_model():
+    scores = {(s.model, s.vector): s for s in evaluate(read_migrations(RECORDS), members=60)}
+    for name in ("vector", "vector-512"):
+        ours, theirs = scores["qemu", name], scores["published", name]
+        assert np.median(ours.errors) < np.median(theirs.errors)
+        assert ours.n_bad <= theirs.n_bad
+        assert ours.brier < theirs.brier
+    assert np.median(scores["qemu", "vector"].errors) < 0.02
+    assert scores["qemu", "vector"].brier < 0.05
+    assert scores["qemu", "vector"].n_bad == 0
+
+
+def truth(config):
+    """The modes that the record's guest really had."""
+    pages, writes = config["ws-mib"] * 256, config["wps"]
+    if config["mode"] == "seq":
+        return [Mode(pages, writes / pages, core.ModeKind.SEQUENTIAL)]
+    if config["mode"] == "uniform":
+        return [Mode(pages, writes / pages, core.ModeKind.RANDOM)]
+    hot = pages * 0.1
+    return [
+        Mode(hot, 0.9 * writes / hot, core.ModeKind.RANDOM),
+        Mode(pages - hot, 0.1 * writes / (pages - hot), core.ModeKind.RANDOM),
+    ]
+
+
+def test_the_loop_is_within_a_percent_of_real_migrations_of_a_known_guest():
+    errors = []
+    for line in RECORDS:
+        record = json.loads(line)
+        config, result = record["config"], record["result"]
+        nonzero = config["fill-mib"] * 256
+        ensemble = guest(
+            *truth(config), nonzero=nonzero, zero=config["ram-mib"] * 256 - nonzero, members=32
+        )
+        how = Precopy(link=2.9e9, deadline_ms=1000 * config["limit-s"])
+        cell = (float(config["max-bandwidth"]), float(config["downtime-limit"]))
+        outcomes = migrate(ensemble, how, [cell])[:, 0]
+        assert (np.median(outcomes["converged"]) > 0.5) == result["converged"], config
+        if result["converged"]:
+            real = result["query-migrate"]["total-time"]
+            errors.append(abs(np.median(outcomes["total_ms"]) / real - 1))
+    assert np.median(errors) < 0.004
+    assert np.quantile(errors, 0.9) < 0.01
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{"link": 0.0}, {"deadline_ms": math.nan}, {"latency_ms": -1}, {"zero_pages": "some"}],
+)
+def test_a_migration_that_cannot_be_is_refused(members):
+    with pytest.raises(UsageError, match=next(iter(members))):
+        Precopy(**members)
+
+
+def test_arrays_of_another_shape_never_reach_c():
+    ensemble = guest(uniform(0.5, 1))
+    how = Precopy().parameters(4096, GIB_PAGES)
+    cells = Precopy().cells([(1e9, 300.0)])
+    with pytest.raises(ValueError, match="of each guest"):
+        core.precopy_grid(
+            how, ensemble.guests, ensemble.modes[:0], ensemble.knots_ms, ensemble.knots_share, cells
+        )
+    with pytest.raises(TypeError, match="ps_precopy_mode"):
+        core.precopy_grid(
+            how, ensemble.guests, np.zeros((1, 1)), ensemble.knots_ms, ensemble.knots_share, cells
+        )
+    too_many = np.zeros((1, core.PRECOPY_MODES + 1), dtype=core.PRECOPY_MODE)
+    with pytest.raises(OSError, match="ps_precopy_grid"):
+        core.precopy_grid(
+            how, ensemble.guests, too_many, ensemble.knots_ms, ensemble.knots_share, cells
+        )
+
+
+def test_without_scipy_the_model_says_what_to_install(run_without):
+    code = (
+        "import pysampler\n"
+        f"v = pysampler.Measurement.from_json({VECTOR.to_json()!r})\n"
+        "try: pysampler.predict(v)\n"
+        "except pysampler.PysamplerError as error: print(type(error).__name__, error)"
+    )
+    assert run_without("scipy", code) == (
+        f"{MissingFeatureError.__name__} needs scipy: pip install pysampler[predict]\n"
+    )
