@@ -57,7 +57,7 @@ class Case:
         cold: pages at random, in no cache; else four pages in the L1 cache (for memcmp: pages and
             their copies in the L2 cache).
         huge: memory of 2 MiB pages; else of 4 KiB pages.
-        prefetch: a page is prefetched while another one is hashed.
+        prefetch: pages to come are prefetched while others are hashed.
         remote: copied by process_vm_readv; else read through a mapping.
         threads: threads that share the pages.
     """

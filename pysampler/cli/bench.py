@@ -135,10 +135,10 @@ def _results_table(results: Sequence[Result], facts: dict[str, Any], threads: in
     table = Table(
         title=f"ns per 4 KiB page (GB/s): {facts['cpu']}{' (virtual)' * facts['virtual']},"
         f" Linux {facts['kernel']}, zlib {facts['zlib']}, {facts['simd']}",
-        caption="cold: pages at random, in no cache, 4 KiB or 2 MiB backing; prefetch: another page"
-        " is prefetched while one is hashed; readv: copied by process_vm_readv. CPU time of one"
-        " thread; in the last columns wall time of several, cold 4K with prefetch. ? marks an"
-        " unstable figure",
+        caption="cold: pages at random, in no cache, 4 KiB or 2 MiB backing; prefetch: pages to"
+        " come are prefetched while others are hashed; readv: copied by process_vm_readv. CPU time"
+        " of one thread; in the last columns wall time of several, cold 4K with prefetch. ? marks"
+        " an unstable figure",
     )
     table.add_column("hash")
     for title in columns:

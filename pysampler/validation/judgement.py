@@ -193,6 +193,11 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / max(len(values), 1)
 
 
+def slower(part: float) -> str:
+    """Return the part of its speed that something lost, in words."""
+    return f"{abs(part):.1%} {'slower' if part >= 0 else 'faster'}"
+
+
 def _say_passes(rows: Sequence[Row]) -> str:
     baseline = format_duration(_mean([row.baseline_seconds for row in rows]))
     compare = format_duration(_mean([row.compare_seconds for row in rows]))
@@ -209,8 +214,8 @@ def _say_writer(rows: Sequence[Row]) -> str:
     overall = _mean([row.wps for row in rows])
     rate = in_passes / seconds / overall - 1 if seconds and overall else 0.0
     return (
-        f"the writer was {_mean([row.slowed for row in rows]):+.1%} slower than before, and wrote"
-        f" {rate:+.1%} during passes"
+        f"the writer was {slower(_mean([row.slowed for row in rows]))} than before, and during"
+        f" passes {slower(-rate)} than on the whole"
     )
 
 

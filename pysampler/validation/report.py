@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pysampler.errors import PysamplerError
 from pysampler.units import format_size
-from pysampler.validation.judgement import Judgement, at_the_assumed_rate
+from pysampler.validation.judgement import Judgement, at_the_assumed_rate, slower
 from pysampler.validation.plots import draw
 from pysampler.validation.row import DIRTY_BITMAP
 from pysampler.validation.summary import cells, summaries
@@ -169,7 +169,7 @@ def findings(rows: Sequence[Row], said: Sequence[Summary]) -> list[str]:
         sentences.append(
             f"Had the asked rate of {sampled[0].asked_wps / 1e6:.3g} M writes a second been taken"
             f" for granted, sampling would seem to be off by {assumed.mean_deviation:+.1%} in the"
-            f" mean: the writer really was {assumed.slower:+.1%} slower than asked."
+            f" mean: the writer really was {slower(assumed.slower)} than asked."
         )
     return sentences
 
