@@ -139,12 +139,12 @@ int ps_mark_swapped(int fd, uint64_t offset, const void *base, size_t page_size,
 int ps_file_system(int fd, int64_t *magic_ret);
 
 /*
- * States of pages of private memory at address + vfns[i] * page_size, by /proc/PID/pagemap,
- * open as fd.
+ * States of pages of private memory at address + vfns[order[i]] * page_size, by
+ * /proc/PID/pagemap, open as fd. order sorts vfns. After the process's end all are holes.
  * Returns 0 or -errno of pread().
  */
 int ps_states_of_process(int fd, uint64_t address, size_t page_size, const uint64_t *vfns,
-                         size_t n, uint8_t *states_ret);
+                         const uint32_t *order, size_t n, uint8_t *states_ret);
 
 /* ---- exact tracking: uffd.c, pagemap.c ---- */
 

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdbool.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
@@ -32,8 +33,11 @@ int ps_states_of_file(int fd, size_t page_size, const uint64_t *vfns, const uint
             data = lseek(fd, at, SEEK_DATA);
             if (data < 0 && errno != ENXIO)
                 return -errno;
-            if (data < 0) /* ENXIO: no data from here to the end of the file */
-                data = INT64_MAX;
+            if (data < 0) { /* ENXIO: no data from here to the end of the file */
+                data = hole = INT64_MAX;
+                states_ret[order[i]] = PS_PAGE_HOLE;
+                continue;
+            }
             hole = data + (off_t)page_size;
             if (dense && data == at) {
                 hole = lseek(fd, at, SEEK_HOLE);
@@ -111,23 +115,48 @@ int ps_file_system(int fd, int64_t *magic_ret)
     return 0;
 }
 
-int ps_states_of_process(int fd, uint64_t address, size_t page_size, const uint64_t *vfns,
-                         size_t n, uint8_t *states_ret)
+/* Reads n entries of a pagemap into entries; those past the end of the address space become 0. */
+static int read_pagemap(int fd, uint64_t first_page, uint64_t *entries, size_t n)
 {
+    const ssize_t got = pread(fd, entries, n * sizeof *entries, (off_t)(first_page * sizeof *entries));
+    if (got < 0)
+        return -errno;
+    memset((uint8_t *)entries + got, 0, n * sizeof *entries - (size_t)got);
+    return 0;
+}
+
+int ps_states_of_process(int fd, uint64_t address, size_t page_size, const uint64_t *vfns,
+                         const uint32_t *order, size_t n, uint8_t *states_ret)
+{
+    /*
+     * A system call costs as much as some hundred entries: samples that lie closer together
+     * than that share one.
+     */
+    enum { RUN = 512, GAP = 128 };
     static const uint64_t PRESENT = 1ULL << 63, SWAPPED = 1ULL << 62;
     const uint64_t host_page = (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t entries[RUN], first = 0;
+    size_t n_entries = 0;
 
     for (size_t i = 0; i < n; i++) {
-        uint64_t entry;
-        const uint64_t page = (address + vfns[i] * page_size) / host_page;
-        const ssize_t got = pread(fd, &entry, sizeof entry, (off_t)(page * sizeof entry));
-        if (got < 0)
-            return -errno;
-        /* Past the end of the address space, as after the process's exit, there is nothing to
-         * read; the pass itself will find out why. */
-        states_ret[i] = got < (ssize_t)sizeof entry || entry & PRESENT ? PS_PAGE_PRESENT
-                        : entry & SWAPPED                            ? PS_PAGE_SWAPPED
-                                                                     : PS_PAGE_HOLE;
+        const uint64_t page = (address + vfns[order[i]] * page_size) / host_page;
+        if (page - first >= n_entries) {
+            first = page;
+            n_entries = 1;
+            for (size_t j = i + 1; j < n; j++) {
+                const uint64_t next = (address + vfns[order[j]] * page_size) / host_page;
+                if (next - first >= RUN || next - first >= n_entries + GAP)
+                    break;
+                n_entries = next - first + 1;
+            }
+            const int error = read_pagemap(fd, first, entries, n_entries);
+            if (error < 0)
+                return error;
+        }
+        const uint64_t entry = entries[page - first];
+        states_ret[order[i]] = entry & PRESENT   ? PS_PAGE_PRESENT
+                               : entry & SWAPPED ? PS_PAGE_SWAPPED
+                                                 : PS_PAGE_HOLE;
     }
     return 0;
 }

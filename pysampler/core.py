@@ -300,7 +300,9 @@ def states_of_file(
     return states
 
 
-def states_of_process(fd: int, address: int, page_size: int, vfns: VfnArray) -> StateArray:
+def states_of_process(
+    fd: int, address: int, page_size: int, vfns: VfnArray, order: NDArray[np.uint32]
+) -> StateArray:
     """Return the PageState of pages of a process whose /proc/PID/pagemap is open as ``fd``."""
     states = np.empty(len(vfns), dtype=np.uint8)
     _check(
@@ -309,6 +311,7 @@ def states_of_process(fd: int, address: int, page_size: int, vfns: VfnArray) -> 
             address,
             page_size,
             _u64(vfns, "vfns"),
+            ffi.from_buffer("uint32_t[]", order),
             len(vfns),
             ffi.from_buffer("uint8_t[]", states),
         ),

@@ -85,7 +85,7 @@ def _read(block: RAMBlock, *, unchanged_blocks: bool = False) -> str:
     with closing(open_reader(block, PAGE_SIZE)) as reader:
         vfns = np.arange(block.used_length // PAGE_SIZE, dtype=np.uint64)
         reader.begin_pass()
-        states = reader.states(vfns, vfns.astype(np.uint32), None)
+        states = reader.states(vfns, vfns.astype(np.uint32))
         if states is not None:
             vfns = vfns[states == core.PageState.PRESENT]
         hashed = reader.hash_pages(Hasher(Hash.XXH64), vfns, np.empty(len(vfns), dtype=np.uint64))

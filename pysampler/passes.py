@@ -169,7 +169,7 @@ class Passes:
         """Return the hash of each sample of a slice, and which of them were read."""
         hashes = np.full(len(part.vfns), self._zero_hash, dtype=np.uint64)
         seen = np.ones(len(part.vfns), dtype=np.bool_)
-        part.states = part.reader.states(part.vfns, part.order, part.states)
+        part.states = part.reader.states(part.vfns, part.order)
         if part.states is None or not part.states.any():
             read = np.arange(len(part.vfns))
             vfns, found = part.vfns, hashes
@@ -181,6 +181,7 @@ class Passes:
         while done < len(vfns):
             done += part.reader.hash_pages(hasher, vfns[done:], found[done:])
             if done < len(vfns):
+                part.reader.end_pass()  # where the whole block has gone, this says so
                 seen[read[done]] = False
                 done += 1
         hashes[read] = found

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _RUN = 16  # stratified samples that are read in address order; longer runs gain nothing
 
 SAMPLE_PAGES_MIN, SAMPLE_PAGES_MAX = 128, 16384  # QEMU's limits
+SAMPLES_MAX = 1 << 25  # 2 TiB at 16384 per GiB; a sample costs us some 60 bytes
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,17 @@ def draw_plan(
         page_size: bytes of a page.
 
     Raises:
-        UsageError: ``sample_pages`` is out of range.
+        UsageError: ``sample_pages`` is out of range, or all samples are too many.
     """
     if not SAMPLE_PAGES_MIN <= sample_pages <= SAMPLE_PAGES_MAX:
         raise UsageError(
             f"sample-pages must be between {SAMPLE_PAGES_MIN} and {SAMPLE_PAGES_MAX}"
             f" (got {sample_pages})"
+        )
+    n_samples = sum(length * sample_pages // GIB for length in used_lengths)
+    if n_samples > SAMPLES_MAX:
+        raise UsageError(
+            f"{n_samples} samples are more than {SAMPLES_MAX}: use fewer sample-pages or blocks"
         )
     draw = _draw_stratified if profile.stratified else _draw_with_replacement
     streams = np.random.SeedSequence(seed).spawn(len(used_lengths))

@@ -56,7 +56,8 @@ def remarks(measurement: Measurement) -> list[str]:
     if unreadable:
         lines.append(
             f"up to {unreadable} samples of {measurement.n_sampled_pages} could not be read"
-            " without disturbing the guest (swapped out), and count as they were seen last"
+            " without disturbing the guest (swapped out, or closed to reading), and count as they"
+            " were seen last"
         )
     if details.get("tracking") == "full-comparison":
         why = details.get("tracking-reason")

@@ -12,6 +12,22 @@ MIN_USED_LENGTH = 128 << 10
 
 
 @dataclass(frozen=True)
+class ProcessMemory:
+    """Bytes in the address space of another process.
+
+    Attributes:
+        pid: the process.
+        address: of the first byte; None for a file that the process merely holds open.
+        anonymous: whether all of it is private and of no file: then, and only then, a page that
+            the process has not touched holds zeros.
+    """
+
+    pid: int
+    address: int | None
+    anonymous: bool = False
+
+
+@dataclass(frozen=True)
 class FileMemory:
     """Bytes of a file: tmpfs, hugetlbfs, memfd or any regular one.
 
@@ -19,33 +35,27 @@ class FileMemory:
         path: how to open it, which may be a name below /proc/PID.
         inode: (device, inode) the path must still lead to when it is opened.
         offset: where in the file the RAMBlock begins, in bytes.
+        user: where a process has it mapped, or that it holds it open: when this ends, so does
+            the RAMBlock. None for a file by itself.
     """
 
     path: str
     inode: tuple[int, int]
     offset: int = 0
-
-
-@dataclass(frozen=True)
-class ProcessMemory:
-    """Bytes in the address space of another process.
-
-    Attributes:
-        pid: the process.
-        address: of the first byte.
-        shared: other processes may write it too.
-    """
-
-    pid: int
-    address: int
-    shared: bool = False
+    user: ProcessMemory | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class BufferMemory:
-    """Bytes of a Python buffer of this process."""
+    """Bytes of a Python buffer of this process.
+
+    Attributes:
+        buffer: the bytes.
+        anonymous: as of ProcessMemory.
+    """
 
     buffer: memoryview
+    anonymous: bool = False
 
 
 @dataclass(frozen=True)

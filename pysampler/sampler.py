@@ -213,7 +213,7 @@ class Sampler:
         self._begun = True
         try:
             yield from self._measure()
-        except FaultError as error:
+        except (FaultError, OSError) as error:
             raise MeasurementInterruptedError(str(error), self.measurement) from error
         finally:
             self.close()
@@ -225,6 +225,11 @@ class Sampler:
         start_ns = clock.now_ns()
         zero = observer.baseline()
         baseline_ns = clock.now_ns() - start_ns
+        if zero.unreadable == observer.n_sampled_pages:
+            raise SourceError(
+                "no page can be read without disturbing the guest: all that were asked for are"
+                " swapped out, or closed to reading"
+            )
         starts_ns: list[int] = []
         passes_ns: list[int] = []
         counts: list[PassCount] = []
@@ -262,7 +267,10 @@ class Sampler:
                 yield self.measurement
             if is_last:
                 return
-            clock.wait_until(start_ns + self.schedule[len(counts)] * 1_000_000)
+            due_ms = self.schedule[len(counts)]
+            if starts_ns:  # after a stall, periods still rise by whole ms
+                due_ms = max(due_ms, starts_ns[-1] // 1_000_000 + 1)
+            clock.wait_until(start_ns + due_ms * 1_000_000)
             begin_ns = clock.now_ns()
             count = observer.compare()
             passes_ns.append(clock.now_ns() - begin_ns)

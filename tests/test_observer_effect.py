@@ -1,6 +1,7 @@
 """Sampling leaves the guest as it was."""
 
 import contextlib
+import ctypes
 import os
 import subprocess
 
@@ -32,6 +33,52 @@ def test_untouched_pages_of_another_process_stay_untouched():
         assert vector.details["blocks"][0]["access"] == "process_vm_readv"
         # Two thirds of the pages are zero: 5 standard deviations of 512 samples, 6e-7.
         assert abs(vector.n_zero_pages / vector.n_sampled_pages - 2 / 3) < 5 * 0.021
+
+
+GROWING = """
+memory = mmap.mmap(-1, LENGTH, flags=mmap.MAP_PRIVATE)
+memory[:] = b"m" * LENGTH
+other = mmap.mmap(-1, 2 * LENGTH, flags=mmap.MAP_PRIVATE)
+"""
+
+
+@pytest.mark.parametrize("sample_pages", [128, 16384])
+def test_pages_given_back_while_others_come_are_left_alone(sample_pages):
+    with subject(GROWING) as process:
+        address = int(process("answer = address_of(memory)"))
+        block = named_block(process.pid, f"ram={address:#x}:{LENGTH}")
+        with pysampler.measure([block], calc_time="500ms", sample_pages=sample_pages) as sampler:
+            for vector in sampler:
+                if len(vector.periods) == 1:
+                    process("other[:] = b'o' * len(other)")
+                    process("memory.madvise(mmap.MADV_DONTNEED)")
+        assert not any(entry & 0x80 for entry in pagemap(process.pid, address, LENGTH))
+        assert vector.n_dirty_pages == (0, *[vector.n_sampled_pages] * (len(vector.periods) - 1))
+
+
+TEMPLATE = """
+import tempfile
+file = tempfile.TemporaryFile()
+file.write(os.urandom(LENGTH))
+file.flush()
+memory = mmap.mmap(file.fileno(), LENGTH, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+for at in range(0, LENGTH // 2, 4096): memory[at] = 1
+"""
+
+
+def test_what_a_process_has_not_touched_of_a_file_is_no_zero_page():
+    with subject(TEMPLATE) as process:
+        address = int(process("answer = address_of(memory)"))
+        before = pagemap(process.pid, address, LENGTH)
+        block = named_block(process.pid, f"ram={address:#x}:{LENGTH}")
+        with pysampler.measure([block], calc_time="500ms", sample_pages=16384) as sampler:
+            for vector in sampler:
+                if len(vector.periods) == 1:
+                    assert pagemap(process.pid, address, LENGTH) == before
+                    process("answer = sum(memory[LENGTH // 2::4096])")
+        assert vector.n_zero_pages == 0
+        assert vector.n_dirty_pages == (0,) * len(vector.periods)
+        assert vector.details["unreadable"][0] > 0 == vector.details["unreadable"][-1]
 
 
 def test_untouched_pages_of_ones_own_buffer_stay_untouched():
@@ -77,6 +124,26 @@ def test_holes_of_a_python_mmap_stay_holes(memfd):
     before = os.fstat(fd).st_blocks
     sampled(memory)
     assert os.fstat(fd).st_blocks == before
+
+
+def test_a_hole_is_not_hidden_by_space_beyond_the_end(memfd):
+    fd, memory = memfd(LENGTH)
+    memory[: LENGTH // 2] = b"x" * (LENGTH // 2)
+    keep_size = 1  # FALLOC_FL_KEEP_SIZE
+    reserve = ctypes.CDLL(None).fallocate
+    assert reserve(fd, keep_size, ctypes.c_int64(LENGTH), ctypes.c_int64(LENGTH)) == 0
+    before = os.fstat(fd).st_blocks
+    vector = sampled(memory)
+    assert os.fstat(fd).st_blocks == before
+    assert 0 < vector.n_zero_pages < vector.n_sampled_pages
+
+
+def test_the_time_of_access_of_a_file_stays(tmp_path):
+    path = tmp_path / "ram"
+    path.write_bytes(b"x" * LENGTH)
+    os.utime(path, (1, 2))
+    sampled([pysampler.file_block(path)])
+    assert path.stat().st_atime == 1
 
 
 @contextlib.contextmanager

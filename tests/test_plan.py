@@ -77,6 +77,11 @@ def test_stratified_draws_reach_every_page_evenly_and_at_any_time_of_the_pass():
     assert stats.chisquare(firsts).pvalue > P_ALARM
 
 
+def test_more_samples_than_memory_can_hold_are_refused():
+    with pytest.raises(UsageError, match="are more than 33554432: use fewer sample-pages"):
+        draw_plan([1 << 50], profile=QEMU, sample_pages=512, seed=0)
+
+
 @pytest.mark.parametrize("sample_pages", [-1, 0, 127, 16385, 10**9])
 def test_sample_pages_out_of_range_are_refused(sample_pages):
     with pytest.raises(UsageError, match=r"between 128 and 16384 \(got"):

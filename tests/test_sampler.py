@@ -5,8 +5,9 @@ import pytest
 from invented import PAGE, ScriptedClock, fill_page
 
 import pysampler
-from pysampler import Status
+from pysampler import Mode, Status
 from pysampler.errors import MeasurementInterruptedError, SourceError, UsageError
+from pysampler.passes import PassCount
 from pysampler.plan import PROFILES, draw_plan
 from pysampler.sampler import PageSampling, Sampler
 from pysampler.source import buffer_block, file_block
@@ -91,6 +92,55 @@ def test_a_late_pass_reports_its_real_period():
         *_, vector = sampler
     assert vector.periods == (126, 251)
     assert vector.details["periods-ns"] == [126_700_000, 251_700_000]
+
+
+def test_periods_rise_even_after_a_stall():
+    class StalledClock(ScriptedClock):
+        def wait_until(self, deadline_ns):
+            super().wait_until(deadline_ns + (900_000_000 if self._now_ns < 1_200_000_000 else 0))
+
+    observer = PageSampling([buffer_block(filled())], profile=PROFILES["qemu"], sample_pages=16384)
+    with Sampler(observer, 1500, clock=StalledClock()) as sampler:
+        *_, vector = sampler
+    assert vector.periods == (1025, 1026, 1027, 1028, 1029, 1030, 1500)
+
+
+def test_memory_of_which_nothing_can_be_read_is_refused():
+    class Blind:
+        mode, n_total_pages, n_sampled_pages, sample_pages = Mode.PAGE_SAMPLING, 9, 5, 512
+
+        def warm_up(self):
+            pass
+
+        close = warm_up
+
+        def baseline(self):
+            return PassCount(0, 5)
+
+    with pytest.raises(SourceError, match="no page can be read without disturbing the guest"):
+        list(Sampler(Blind(), 50, clock=ScriptedClock()))
+
+
+def test_a_measurement_that_the_system_fails_keeps_its_periods():
+    observer = PageSampling([buffer_block(filled())], profile=PROFILES["qemu"], sample_pages=16384)
+
+    def fail():
+        def compare():
+            raise OSError(5, "Input/output error")
+
+        observer.compare = compare
+
+    with pytest.raises(MeasurementInterruptedError, match="Input/output error") as caught:
+        list(Sampler(observer, 500, clock=ScriptedClock({200: fail})))
+    assert caught.value.measurement.periods == (125,)
+
+
+def test_a_part_of_a_memfd_that_begins_anywhere_is_sampled(memfd):
+    _, memory = memfd(4 << 20)
+    memory[:] = b"x" * len(memory)
+    for begin in (1, 4095, 4096, 12288):
+        vector = pysampler.sample(memoryview(memory)[begin:], calc_time="50ms", sample_pages=1024)
+        assert (vector.n_sampled_pages, vector.n_zero_pages) == (3, 0)
 
 
 def test_a_sampler_measures_once():

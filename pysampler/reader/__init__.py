@@ -32,16 +32,8 @@ class Reader(Protocol):
             FaultError: the block has gone or shrunk.
         """
 
-    def states(
-        self, vfns: VfnArray, order: NDArray[np.uint32], known: StateArray | None
-    ) -> StateArray | None:
-        """Return which pages can be read now; None when all can.
-
-        Args:
-            vfns: the pages.
-            order: what sorts them.
-            known: what the last call returned for the same pages; None in the first.
-        """
+    def states(self, vfns: VfnArray, order: NDArray[np.uint32]) -> StateArray | None:
+        """Return which pages can be read now; None when all can. ``order`` sorts ``vfns``."""
 
     def hash_pages(self, hasher: Hasher, vfns: VfnArray, hashes: HashArray) -> int:
         """Hash pages in order; return how many were: fewer when the next cannot be read.
@@ -75,7 +67,7 @@ def open_reader(block: RAMBlock, page_size: int) -> Reader:
         SourceError: the block cannot be read; the message says why and what cures it.
     """
     if isinstance(block.memory, BufferMemory):
-        return BufferReader(block.memory, page_size)
+        return BufferReader(block, block.memory, page_size)
     if isinstance(block.memory, FileMemory):
         try:
             return FileReader(block, block.memory, page_size)
@@ -83,4 +75,6 @@ def open_reader(block: RAMBlock, page_size: int) -> Reader:
             raise SourceError(str(error)) from error
         except (OSError, ValueError) as error:
             raise SourceError(f"{block.memory.path}: {error}") from error
-    return ProcessReader(block, block.memory, page_size)
+    if block.memory.address is None:
+        raise SourceError(f"RAMBlock {block} has no address")
+    return ProcessReader(block, block.memory, block.memory.address, page_size)

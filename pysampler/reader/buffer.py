@@ -7,42 +7,45 @@ import os
 from typing import TYPE_CHECKING
 
 from pysampler import core
-from pysampler.reader.process import PageStates
+from pysampler.errors import SourceError
+from pysampler.ramblock import ProcessMemory
+from pysampler.reader.address_space import AddressSpace
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from pysampler.core import HashArray, Hasher, StateArray, VfnArray
-    from pysampler.ramblock import BufferMemory
+    from pysampler.ramblock import BufferMemory, RAMBlock
 
 
 class BufferReader:
-    """Reads memory that this process has mapped itself."""
+    """Reads memory that this process has mapped itself.
+
+    Untouched pages of anonymous memory stay so. Other memory is read as it is: what it maps,
+    this process may fault in.
+    """
 
     access = "buffer"
 
-    def __init__(self, memory: BufferMemory, page_size: int) -> None:
+    def __init__(self, block: RAMBlock, memory: BufferMemory, page_size: int) -> None:
+        if block.used_length > len(memory.buffer):
+            raise SourceError(f"RAMBlock {block} is longer than its buffer")
         self._buffer = memory.buffer
         self._page_size = page_size
-        # Whole anonymous pages may be untouched, and must stay so. Memory between other
-        # objects of the heap is not page-aligned and in use anyway.
-        self._states: PageStates | None = None
-        address = core.address_of(memory.buffer)
-        if address % os.sysconf("SC_PAGESIZE") == 0:
-            self._states = PageStates(os.getpid(), address, page_size)
+        self._address = core.address_of(memory.buffer)
+        self._space = None
+        if memory.anonymous:
+            self._space = AddressSpace(block, ProcessMemory(os.getpid(), self._address))
 
     def begin_pass(self) -> None:
-        """Look at this process's resident size."""
-        if self._states is not None:
-            self._states.begin_pass()
+        """Do nothing: an exported buffer cannot go away."""
 
-    def states(
-        self, vfns: VfnArray, order: NDArray[np.uint32], known: StateArray | None
-    ) -> StateArray | None:
+    def states(self, vfns: VfnArray, order: NDArray[np.uint32]) -> StateArray | None:
         """Return which pages can be read; see Reader."""
-        del order
-        return self._states.states(vfns, known) if self._states is not None else None
+        if self._space is None:
+            return None
+        return self._space.states(self._page_size, vfns, order, self._address)
 
     def hash_pages(self, hasher: Hasher, vfns: VfnArray, hashes: HashArray) -> int:
         """Hash pages in order; see Reader."""
@@ -51,13 +54,12 @@ class BufferReader:
     def copy_page(self, vfn: int) -> bytes:
         """Return a page; see Reader."""
         begin = vfn * self._page_size
-        return bytes(memoryview(self._buffer).cast("B")[begin : begin + self._page_size])
+        return bytes(self._buffer[begin : begin + self._page_size])
 
     def end_pass(self) -> None:
         """Do nothing: an exported buffer cannot go away."""
 
     def close(self) -> None:
         """Close what was opened beside the buffer."""
-        if self._states is not None:
-            self._states.close()
-            self._states = None
+        if self._space is not None:
+            self._space.close()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pysampler import core
@@ -32,11 +33,16 @@ def buffer_block(buffer: Buffer, idstr: str = "buffer") -> RAMBlock:
     used_length = len(view) // 4096 * 4096
     if used_length == 0:
         raise SourceError(f"the buffer has {len(view)} bytes, less than a page")
-    address = core.address_of(view)
+    address, anonymous = core.address_of(view), False
+    if address % os.sysconf("SC_PAGESIZE"):  # between other objects of the heap, all in use
+        return RAMBlock(idstr, used_length, BufferMemory(view))
     for mapping in read_maps(os.getpid()):
-        if mapping.start <= address and address + used_length <= mapping.end and mapping.shared:
-            # The file of a shared mapping tells holes from data; the mapping itself does not.
-            block = mapped_block(os.getpid(), mapping, idstr, start=address, length=used_length)
-            if isinstance(block.memory, FileMemory):
-                return block
-    return RAMBlock(idstr, used_length, BufferMemory(view))
+        if mapping.start <= address and address + used_length <= mapping.end:
+            anonymous = mapping.is_anonymous
+            if mapping.shared:
+                # The file of a shared mapping tells holes from data; the mapping does not.
+                block = mapped_block(os.getpid(), mapping, idstr, start=address, length=used_length)
+                if isinstance(block.memory, FileMemory):
+                    # This process need not be watched.
+                    return replace(block, memory=replace(block.memory, user=None))
+    return RAMBlock(idstr, used_length, BufferMemory(view, anonymous))

@@ -8,7 +8,7 @@ import stat
 
 from pysampler import core
 from pysampler.errors import AccessError, SourceError
-from pysampler.ramblock import FileMemory, RAMBlock
+from pysampler.ramblock import FileMemory, ProcessMemory, RAMBlock
 from pysampler.rights import process_error
 
 _KINDS = (
@@ -49,7 +49,7 @@ def process_fd_block(pid: int, fd: int) -> RAMBlock:
         raise process_error(error, pid) from error
     except OSError as error:
         raise process_error(error, pid) from error
-    return file_memory_block(path, block_name(target))
+    return file_memory_block(path, block_name(target), user=ProcessMemory(pid, None))
 
 
 def block_name(path: str) -> str:
@@ -58,7 +58,12 @@ def block_name(path: str) -> str:
 
 
 def file_memory_block(
-    path: str, idstr: str, *, offset: int = 0, used_length: int | None = None
+    path: str,
+    idstr: str,
+    *,
+    offset: int = 0,
+    used_length: int | None = None,
+    user: ProcessMemory | None = None,
 ) -> RAMBlock:
     """Return a part of a file as a RAMBlock; by default all of its whole pages."""
     try:
@@ -77,7 +82,7 @@ def file_memory_block(
         raise SourceError(f"{path}: is empty")
     if used_length <= 0:
         raise SourceError(f"{path}: has {status.st_size} bytes, less than a page")
-    memory = FileMemory(path, (status.st_dev, status.st_ino), offset)
+    memory = FileMemory(path, (status.st_dev, status.st_ino), offset, user)
     return RAMBlock(idstr, used_length, memory, page_size)
 
 

@@ -34,6 +34,11 @@ class Mapping:
     name: str
 
     @property
+    def is_anonymous(self) -> bool:
+        """Whether it is private and of no file: a page that was not touched holds zeros."""
+        return not self.shared and (self.inode == (0, 0) or "/anon_hugepage" in self.name)
+
+    @property
     def length(self) -> int:
         """Bytes."""
         return self.end - self.start

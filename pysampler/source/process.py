@@ -80,8 +80,9 @@ def named_block(pid: int, text: str) -> RAMBlock:
     for mapping in mappings:
         if mapping.start <= address and address + length <= mapping.end:
             return mapped_block(pid, mapping, idstr, start=address, length=length)
-    # It spans several mappings.
-    return RAMBlock(idstr, length, ProcessMemory(pid, address))
+    spanned = [m for m in mappings if m.start < address + length and address < m.end]
+    anonymous = all(mapping.is_anonymous for mapping in spanned)
+    return RAMBlock(idstr, length, ProcessMemory(pid, address, anonymous))
 
 
 def mapped_block(
@@ -94,18 +95,26 @@ def mapped_block(
     """
     start = mapping.start if start is None else start
     length = mapping.length if length is None else length
-    if mapping.shared:
-        for path in _paths_of(pid, mapping):
-            try:
-                status = os.stat(path)
-                if (status.st_dev, status.st_ino) != mapping.inode:
-                    continue
+    anonymous = mapping.is_anonymous
+    for path in () if anonymous else _paths_of(pid, mapping):
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) != mapping.inode:
+                continue
+            if mapping.shared:
                 return file_memory_block(
-                    path, idstr, offset=mapping.offset + start - mapping.start, used_length=length
+                    path,
+                    idstr,
+                    offset=mapping.offset + start - mapping.start,
+                    used_length=length,
+                    user=ProcessMemory(pid, start),
                 )
-            except (OSError, SourceError):
-                continue  # the next way may be open
-    return RAMBlock(idstr, length, ProcessMemory(pid, start, shared=mapping.shared))
+        except (OSError, SourceError):
+            continue  # the next way may be open
+        # What a process has not touched of a file without any data is zero, too.
+        anonymous = status.st_blocks == 0
+        break
+    return RAMBlock(idstr, length, ProcessMemory(pid, start, anonymous))
 
 
 def _paths_of(pid: int, mapping: Mapping) -> Iterator[str]:
@@ -138,7 +147,7 @@ def _largest(mappings: list[Mapping]) -> list[tuple[str, Mapping]]:
 def _is_memory(mapping: Mapping) -> bool:
     if mapping.shared:  # devices' registers are no memory
         return re.match(r"/dev/(?!shm/|zero|hugepages)", mapping.name) is None
-    return mapping.inode == (0, 0) and not mapping.name.startswith(("[stack", "[vdso", "[vvar"))
+    return mapping.is_anonymous and not mapping.name.startswith(("[stack", "[vdso", "[vvar"))
 
 
 def _idstr_of(mapping: Mapping) -> str:

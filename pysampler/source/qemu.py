@@ -75,6 +75,8 @@ def find_guest_ram(command: list[str], mappings: list[Mapping]) -> list[tuple[st
     private = sorted(_anonymous_ram(mappings), key=lambda m: -m.start)
     found: list[tuple[str, Mapping]] = []
     for backend in _backends(command):
+        if backend.length == 0:  # a size we cannot read
+            continue
         pool = private if backend.kind == "ram" else shared
         mapping = next((m for m in pool if _fits(backend, m)), None)
         if mapping is None and backend.kind == "ram":

@@ -114,6 +114,8 @@ def _ranges_of(
                 f"RAMBlock {block.idstr} is a buffer of this process, not of {pid}"
             )
         address = core.address_of(block.memory.buffer)
+    elif block.memory.address is None:
+        raise UntrackableError(f"RAMBlock {block.idstr} has no address")
     else:
         address = block.memory.address
     if address % HOST_PAGE_SIZE or block.used_length % HOST_PAGE_SIZE:

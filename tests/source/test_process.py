@@ -24,7 +24,9 @@ def test_every_large_writable_mapping_of_a_process_is_found():
         blocks = {block.idstr: block for block in find_blocks(process.pid)}
         assert {f"anon@{private:x}", "cache"} == set(blocks)
         assert isinstance(blocks["cache"].memory, FileMemory)
-        assert blocks[f"anon@{private:x}"].memory == ProcessMemory(process.pid, private)
+        assert blocks[f"anon@{private:x}"].memory == ProcessMemory(
+            process.pid, private, anonymous=True
+        )
 
 
 def test_memfds_named_as_qemus_are_all_there_is():
