@@ -190,7 +190,7 @@ static double iterate(struct state *s, double budget, double link, double *remai
     for (size_t turns = 0; turns <= cells->n + 1; turns++) {
         if (s->position == cells->n) {
             double pages = fmin(s->zero, (end - s->now) / s->guest->zero_page_ms);
-            pages = fmin(pages, (budget - sent) / how->zero_page_bytes);
+            pages = fmax(0, fmin(pages, (budget - sent) / how->zero_page_bytes));
             s->zero -= pages;
             *remaining -= pages;
             s->now += pages * fmax(s->guest->zero_page_ms, how->zero_page_bytes / link);
@@ -203,7 +203,7 @@ static double iterate(struct state *s, double budget, double link, double *remai
         }
         size_t k = s->position;
         double there = cells->pages[k] * cells->set[k];
-        double can = fmin(budget - sent, (end - s->now) * link) / how->page_bytes;
+        double can = fmax(0, fmin(budget - sent, (end - s->now) * link)) / how->page_bytes;
         double pages = fmin(there, can);
         s->now += pages * how->page_bytes / link;
         sent += pages * how->page_bytes;

@@ -213,6 +213,7 @@ class Fitter:
         first, second = np.triu_indices(len(own), 1)
         determinant = own[first] * own[second] - gram[first, second] ** 2
         usable = determinant > 1e-9 * own[first] * own[second]
+        # Of one period only, no two modes can be told apart: there is no pair then.
         first, second, determinant = first[usable], second[usable], determinant[usable]
         self._pairs = first, second
         # The inverse of each pair's 2 x 2 normal equations.
@@ -265,6 +266,8 @@ class Fitter:
         best = int(np.argmin(one_cost))
         masses[best], cost = one[best], float(one_cost[best])
         first, second = self._pairs
+        if not len(first):
+            return masses, cost
         one, other = image[first], image[second]
         x = self._first * one - self._across * other
         y = self._second * other - self._across * one
@@ -371,15 +374,30 @@ def choose_fitter(counts: Counts) -> Fitter | None:
     fitter = fitter_of(counts, Basis(counts.seconds))
     if _explained(fitter.fit(counts.increments, counts.limit)[1], freedom):
         return fitter
-    best, least = None, np.inf
-    for period, share in itertools.product(_BURST_PERIODS_S, _BURST_SHARES):
-        for phase in np.arange(_BURST_PHASES) * period / _BURST_PHASES:
-            burst = Burst(period, share * period, float(phase))
-            fitter = fitter_of(counts, Basis(counts.seconds, burst))
-            chi2 = fitter.fit(counts.increments, counts.limit)[1]
-            if chi2 < least:
-                best, least = fitter, chi2
-    return best if _explained(least, max(1, freedom - 3)) else None
+    tried = [
+        (period, share * period, phase * period)
+        for period, share in itertools.product(_BURST_PERIODS_S, _BURST_SHARES)
+        for phase in np.arange(_BURST_PHASES) / _BURST_PHASES
+    ]
+    least, (period, on, phase), _ = _best_burst(counts, tried)
+    # A strong writer shows its phase more finely than the grid has it.
+    step = period / _BURST_PHASES
+    finer = [(period, on, (phase + part * step) % period) for part in np.linspace(-1, 1, 17)]
+    least, _, fitter = _best_burst(counts, finer)
+    return fitter if _explained(least, max(1, freedom - 3)) else None
+
+
+def _best_burst(
+    counts: Counts, bursts: list[tuple[float, float, float]]
+) -> tuple[float, tuple[float, float, float], Fitter]:
+    """Return chi-square, burst and fitter of the burst that explains the vector best."""
+    found = []
+    for i, burst in enumerate(bursts):
+        fitter = fitter_of(counts, Basis(counts.seconds, Burst(*burst)))
+        chi2 = fitter.fit(counts.increments, counts.limit)[1]
+        found.append((chi2, i, burst, fitter))
+    chi2, _, burst, fitter = min(found, key=lambda one: one[:2])
+    return chi2, burst, fitter
 
 
 def fit_curve(counts: Counts, fitter: Fitter | None) -> DirtyCurve:

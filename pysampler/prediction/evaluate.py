@@ -12,6 +12,7 @@ the median of the speeds at which the others sent their last pass.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ class Migration:
         downtime_limit_ms: its downtime-limit.
         limit_ms: it was cancelled after that.
         converged: whether it came to its end.
-        total_ms: how long it took.
+        total_ms: how long it took; infinite where it did not converge.
         link: bytes per second of its last pass; None where that was too short to tell.
         vectors: name -> the guest's vector.
         title: one line for people.
@@ -169,6 +170,7 @@ def read_migrations(lines: Iterable[bytes]) -> list[Migration]:
 def _migration(record: object) -> Migration:
     config, result = _member(record, "config", dict), _member(record, "result", dict)
     reply = _member(result, "query-migrate", dict)
+    converged = bool(_member(result, "converged", bool))
     vectors = {
         name: Measurement.from_dict(value)
         for name, value in (record.items() if isinstance(record, dict) else ())
@@ -185,8 +187,9 @@ def _migration(record: object) -> Migration:
         bandwidth=_number(config, "max-bandwidth"),
         downtime_limit_ms=_number(config, "downtime-limit"),
         limit_ms=1000 * _number(config, "limit-s"),
-        converged=bool(_member(result, "converged", bool)),
-        total_ms=_number(reply, "total-time"),
+        converged=converged,
+        # One that was cancelled has no time of its own.
+        total_ms=_number(reply, "total-time") if converged else math.inf,
         link=link,
         vectors=vectors,
         title=f"{config.get('mode', '')} {config.get('ws-mib', '')} MiB at "

@@ -194,6 +194,7 @@ def _draw_rounds(axes: Axes, ensemble: Ensemble, prediction: Prediction, precopy
         axes.axhline(thresholds[-1] / GIB, color=_GREY, linestyle=":", label="threshold")
     axes.set(yscale="log", xlabel="time, s", ylabel="remaining after a sync, GiB")
     axes.set_title(
-        f"One migration: {format_rate(cell.bandwidth)}, {format_limit(cell.downtime_limit_ms)}"
+        f"One migration, model qemu: {format_rate(cell.bandwidth)}, "
+        f"{format_limit(cell.downtime_limit_ms)}"
     )
     axes.legend(frameon=False, fontsize=8)

@@ -69,7 +69,7 @@ class Precopy:
         """Refuse what no migration has."""
         for name, low, high in (
             ("link", 1.0, 1e15),
-            ("deadline_ms", 1.0, 1e9),
+            ("deadline_ms", 1.0, 1e8),
             ("latency_ms", 0.0, 1e6),
             ("logging_us", 0.0, 1e6),
         ):

@@ -203,7 +203,11 @@ def test_a_file_that_is_not_there_is_named(capsys, tmp_path):
         ("", "no migrations in it"),
         ("{}", "line 1: config: missing"),
         ("nonsense", "line 1: not JSON"),
-        ('{"config": {}, "result": {"query-migrate": {}}}', "line 1: vector: missing"),
+        ('{"config": {}, "result": {"query-migrate": {}}}', "line 1: converged: missing"),
+        (
+            '{"config": {}, "result": {"query-migrate": {}, "converged": true}}',
+            "line 1: vector: missing",
+        ),
     ],
 )
 def test_a_file_of_no_migrations_is_refused_by_line_and_key(capsys, tmp_path, line, message):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pysampler import Measurement
 from pysampler.core import ModeKind
 from pysampler.errors import FormatError
-from pysampler.prediction.curve import Counts, choose_fitter, fit_curve
+from pysampler.prediction.curve import Burst, Counts, choose_fitter, fit_curve
 from pysampler.schedule import periods_ms
 
 PERIODS = periods_ms(15_000)
@@ -102,6 +102,26 @@ def test_a_fit_rises_is_concave_and_ends_at_the_nonzero_pages(modes, seed):
     assert (slopes >= -1e-6).all()
     assert (np.diff(slopes) <= 1e-6 * max(1, pages[-1])).all()
     assert pages[-1] <= curve.nonzero_pages * (1 + 1e-6)
+
+
+def test_one_period_is_a_line_to_its_point():
+    measurement = dataclasses.replace(
+        vector(np.zeros(len(SECONDS))), periods=(300,), n_dirty_pages=(100,)
+    )
+    curve = fitted(measurement)
+    assert curve(np.array([0.3]))[0] == pytest.approx(100 * 32, rel=0.01)
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.floats(0, 1), st.integers(0, 2**32))
+def test_bursts_are_explained_whatever_their_phase(phase, seed):
+    burst = Burst(1.0, 0.5, phase)
+    shares = 0.25 * -np.expm1(-burst.active(SECONDS) / 1.3)
+    curve = fitted(vector(shares, seed=seed))
+    # A phase that puts the first 500 ms into one piece of it may be told from a steady guest or not.
+    if curve.burst is not None:
+        assert curve.burst.period_s == 1.0
+    assert not curve.interpolated
 
 
 def test_the_size_of_the_memory_scales_the_curve():
