@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_RUN = 16  # stratified samples that are read in address order; longer runs gain nothing
+RUN = 16  # stratified samples that are read in address order; longer runs gain nothing
 
 SAMPLE_PAGES_MIN, SAMPLE_PAGES_MAX = 128, 16384  # QEMU's limits
 SAMPLES_MAX = 1 << 25  # 2 TiB at 16384 per GiB; a sample costs us some 60 bytes
@@ -148,6 +148,6 @@ def _draw_stratified(rng: np.random.Generator, n_pages: int, n_samples: int) -> 
     # order, each page costs a page-table walk of its own. So short runs of neighbours, in random
     # order, beginning anywhere.
     begin = int(rng.integers(n_samples))
-    runs = np.arange(n_samples) // _RUN
+    runs = np.arange(n_samples) // RUN
     in_order = np.argsort(rng.permutation(runs[-1] + 1)[runs], kind="stable")
     return np.roll(vfns, begin)[in_order]

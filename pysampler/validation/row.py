@@ -98,8 +98,13 @@ class Row:
     @property
     def sd(self) -> float:
         """Expected standard deviation of `estimate`: of the sample and of the writer."""
-        workload, strata = WORKLOADS[self.workload], self.method == "fast"
-        variance = workload.variance(self.n_pages, self.writes, self.n_sampled_pages, strata=strata)
+        variance = WORKLOADS[self.workload].variance(
+            self.n_pages,
+            self.writes,
+            self.n_sampled_pages,
+            strata=self.method == "fast",
+            pass_writes=(self.baseline_writes, self.compare_writes),
+        )
         return math.sqrt(variance)
 
     @property
