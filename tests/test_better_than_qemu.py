@@ -19,6 +19,8 @@ from pysampler.plan import PROFILES, draw_plan
 from pysampler.theory import hot_cold, uniform, zipf
 from pysampler.units import GIB
 
+pytestmark = pytest.mark.statistics
+
 QEMU = PROFILES["qemu"]
 FAST = PROFILES["fast"]
 COST_RATIO = FAST.sample_pages / QEMU.sample_pages

@@ -4,6 +4,8 @@ from scipy import stats
 
 from pysampler.intervals import clopper_pearson, hypergeometric, stratified, wilson
 
+pytestmark = pytest.mark.statistics
+
 
 def exact_coverage(low, high, trials, fraction):
     """Chance that the interval holds the true fraction, over every possible count."""

@@ -17,6 +17,8 @@ from scipy import stats
 from pysampler import theory
 from pysampler.errors import UsageError
 
+pytestmark = pytest.mark.statistics
+
 GOLDEN = Path(__file__).parent / "golden" / "accuracy-3Mwps.csv"
 CELLS = [
     (int(row["region_gib"]), int(row["calc_time_ms"]), int(row["theoretical_mib_s"]))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from subject import LENGTH, subject
@@ -40,10 +41,22 @@ def started(*arguments):
         stderr=subprocess.PIPE,
         text=True,
     )
-    # Nothing tells from outside that a period is over: 60 s give plenty after the start.
-    time.sleep(2)
-    assert process.poll() is None, process.stderr.read()
+    # It has begun when it holds the memory open; then 1.5 s give seven periods.
+    deadline = time.monotonic() + 30
+    while not any("memfd" in name or "pagemap" in name for name in open_files(process.pid)):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(1.5)
     return process
+
+
+def open_files(pid):
+    names = []
+    for fd in os.scandir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            names.append(os.readlink(fd))
+    return names
 
 
 def ended(process):
