@@ -28,7 +28,7 @@ DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 $(CORE): EXTRAS =
 $(DEV): EXTRAS = [predict,plot,compression,completion,test,lint,fuzz]
-$(BENCH): EXTRAS = [bench]
+$(BENCH): EXTRAS = [bench,predict]
 $(CORE) $(DEV) $(BENCH): $(VENV)/.made-$(TAG) $(BUILD)
 	$(PIP) --editable '.$(EXTRAS)'
 	@touch $@
@@ -40,7 +40,7 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(CORE) ## start a process that dirties memory, sample it for 10 s, show the vector
+demo: $(CORE) ## sample an emulated guest for 10 s, show the vector
 	@$(BIN)/python -m pysampler.demo
 
 .PHONY: test
@@ -92,9 +92,13 @@ fuzz: $(DEV) ## feed the JSON reader with what nobody would write, FUZZ_SECONDS=
 	fi
 
 .PHONY: bench
-bench: $(BENCH) ## measure passes over cold pages, 4 GiB, a few minutes
+bench: $(BENCH) ## what passes, late starts, predictions, tracking and the guest cost; 4 GiB, minutes
 	@mkdir -p bench/results
 	$(BIN)/python bench/pass.py
+	$(BIN)/python bench/lateness.py
+	$(BIN)/python bench/predict.py
+	$(BIN)/python bench/tracking.py
+	$(BIN)/python bench/guest.py
 
 WORKLOADS := uniform hotcold zipf sweep
 .PHONY: validate

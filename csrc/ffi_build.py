@@ -29,6 +29,8 @@ link_args = []
 sanitizers = os.environ.get("PYSAMPLER_SANITIZE")
 if sanitizers:
     flags = [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g", "-O1"]
+    # Python's own flags define signed overflow, which would hide it.
+    flags.append("-fno-wrapv")
     compile_args += flags
     link_args += flags
 
