@@ -161,7 +161,7 @@ def test_nothing_outside_of_the_page_is_read(hasher, page_size, protect):
 
 def test_a_simd_level_beyond_this_machine_is_refused():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core, "simd_best", lambda: Simd.BASE)
+        patch.setattr("pysampler.core.pages.simd_best", lambda: Simd.BASE)
         with pytest.raises(MissingFeatureError, match="no AVX2"):
             hashes_of(Hasher(Hash.XXH3, Simd.AVX2), MEMORY, 4096, [0])
 

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""The emulated guest's vCPUs and the content of its RAM."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pysampler._native import ffi, lib
+from pysampler.core.seam import u64
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Pattern(enum.IntEnum):
+    """Which page an emulated vCPU writes next."""
+
+    IDLE = lib.PS_PATTERN_IDLE
+    UNIFORM = lib.PS_PATTERN_UNIFORM
+    HOTCOLD = lib.PS_PATTERN_HOTCOLD
+    ZIPF = lib.PS_PATTERN_ZIPF
+    SWEEP = lib.PS_PATTERN_SWEEP
+    KV = lib.PS_PATTERN_KV
+
+
+class Effect(enum.IntEnum):
+    """What a write of an emulated vCPU does."""
+
+    MARK = lib.PS_EFFECT_MARK
+    SILENT = lib.PS_EFFECT_SILENT
+    FREE = lib.PS_EFFECT_FREE
+
+
+class KvWrite(enum.IntEnum):
+    """What the operations of an emulated key-value store that are no reads do."""
+
+    UPDATE = lib.PS_KV_UPDATE
+    INSERT = lib.PS_KV_INSERT
+    MODIFY = lib.PS_KV_MODIFY
+
+
+class Pace:
+    """Writes due at a steady rate, for tests of it with an invented clock; see ps_pace_due."""
+
+    CARRY_NS: int = lib.PS_PACE_CARRY_NS
+
+    def __init__(self, writes_per_second: int) -> None:
+        self._struct = ffi.new("struct ps_pace *", (writes_per_second,))
+
+    def due(self, now_ns: int) -> int:
+        """Return how many writes are due at ``now_ns``, counted from 0."""
+        return int(lib.ps_pace_due(self._struct, now_ns))
+
+
+class KvStore(NamedTuple):
+    """Slabs and mix of an emulated key-value store; see struct ps_kv."""
+
+    item_at: NDArray[np.uint64]
+    item_bytes: NDArray[np.uint32]
+    item_class: NDArray[np.uint8]
+    free_at: NDArray[np.uint64]
+    reads: int
+    write: KvWrite
+
+    @property
+    def n_keys(self) -> int:
+        """Number of keys."""
+        return len(self.item_at)
+
+
+class Vcpu:
+    """The state of one emulated vCPU; its memory must outlive its runs. See struct ps_vcpu."""
+
+    def __init__(self, index: int, counter: NDArray[np.uint64]) -> None:
+        """Make an idle vCPU that counts its writes in ``counter[0]``."""
+        self._counter = counter
+        self._store: KvStore | None = None
+        self._struct = ffi.new("struct ps_vcpu *")
+        self._struct.index = index
+        self._struct.writes = u64(counter, "counter")
+
+    def set_work(
+        self,
+        *,
+        address: int,
+        stamps: NDArray[np.uint64] | None,
+        n_pages: int,
+        seed: int,
+        pattern: Pattern,
+        effect: Effect,
+        writes_per_second: int,
+        on_ns: int = 0,
+        off_ns: int = 0,
+        hot_pages: int = 1,
+        hits: int = 0,
+        theta: float = 1.0,
+        stride: int = 1,
+        store: KvStore | None = None,
+    ) -> None:
+        """Start a new sequence of writes; only while `run` is not under way."""
+        struct = self._struct
+        ffi.memmove(
+            ffi.addressof(struct, "kv"), ffi.new("struct ps_kv *"), ffi.sizeof("struct ps_kv")
+        )
+        struct.n_ranks = n_pages if pattern is Pattern.ZIPF else 0
+        if store is not None:
+            kv = struct.kv
+            kv.n_keys = struct.n_ranks = store.n_keys
+            kv.item_at = u64(store.item_at, "item_at")
+            kv.item_bytes = ffi.from_buffer("uint32_t[]", store.item_bytes)
+            kv.item_class = ffi.from_buffer("uint8_t[]", store.item_class)
+            kv.free_at = u64(store.free_at, "free_at")
+            kv.reads, kv.write, kv.newest = store.reads, store.write, store.n_keys - 1
+        self._store = store  # C points into its arrays
+        self._stamps = stamps
+        struct.base = ffi.cast("void *", address)
+        struct.stamps = ffi.NULL if stamps is None else u64(stamps, "stamps")
+        struct.n_pages, struct.seed = n_pages, seed
+        struct.pattern, struct.effect = pattern, effect
+        struct.hot_pages, struct.hits = hot_pages, hits
+        struct.theta, struct.stride = theta, stride
+        struct.on_ns, struct.off_ns = on_ns, off_ns
+        struct.pace = (writes_per_second, 0, 0)
+        struct.draws = struct.position = 0
+
+    def run(self, origin_ns: int, until_ns: int) -> None:
+        """Write until CLOCK_MONOTONIC is ``until_ns``, or `interrupt`; see ps_vcpu_run."""
+        lib.ps_vcpu_run(self._struct, origin_ns, until_ns)
+
+    def interrupt(self) -> None:
+        """Make `run` return, now and whenever it is called, until `resume`."""
+        lib.ps_vcpu_interrupt(self._struct)
+
+    def resume(self) -> None:
+        """Take back `interrupt`."""
+        self._struct.interrupt = 0
+
+
+def fill(
+    memory: Any, first_page: int, n_pages: int, seed: int, text_pages: int, text: bytes
+) -> None:
+    """Fill pages of ``memory`` with random bytes or text; see ps_fill.
+
+    Args:
+        memory: a writable buffer of whole pages of 4096 bytes.
+        first_page: where to begin.
+        n_pages: how many pages.
+        seed: what the content is computed from, with the page number.
+        text_pages: of 256 pages, how many are text.
+        text: what stretches of text are cut from, at least 8192 bytes.
+    """
+    buffer = ffi.from_buffer(memory, require_writable=True)
+    if len(text) < 8192 or (first_page + n_pages) * 4096 > len(buffer):
+        raise ValueError("too short a text, or pages past the end of the memory")
+    lib.ps_fill(buffer + first_page * 4096, first_page, n_pages, seed, text_pages, text, len(text))
