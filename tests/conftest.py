@@ -1,6 +1,7 @@
 import ctypes
 import mmap
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,9 @@ from pysampler.core import Hash, Hasher
 # Timing is never asserted, and a busy machine is no failure.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
+
+# A shell starts what it puts into the background with SIGINT ignored; our children would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

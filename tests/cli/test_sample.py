@@ -60,7 +60,10 @@ def open_files(pid):
 
 
 def ended(process):
-    out, err = process.communicate(timeout=30)
+    try:
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
     return process.returncode, out, err
 
 
