@@ -1,29 +1,36 @@
 # SPDX-License-Identifier: MIT
 """Measure how a guest dirties its memory, from outside, and say what a migration will do."""
 
-from pysampler.errors import (
-    AccessError,
-    FaultError,
-    FormatError,
-    MeasurementInterruptedError,
-    MissingFeatureError,
-    PysamplerError,
-    SourceError,
-    UsageError,
-)
-from pysampler.measurement import Curve, Measurement, Mode, Status
-from pysampler.prediction import Cell, Precopy, Prediction, predict
-from pysampler.ramblock import RAMBlock
-from pysampler.sampler import Sampler, measure, sample
-from pysampler.source import (
-    buffer_block,
-    file_block,
-    find_blocks,
-    named_block,
-    process_fd_block,
-)
-from pysampler.tracking import track
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from pysampler.version import __version__
+
+if TYPE_CHECKING:
+    from pysampler.errors import (
+        AccessError,
+        FaultError,
+        FormatError,
+        MeasurementInterruptedError,
+        MissingFeatureError,
+        PysamplerError,
+        SourceError,
+        UsageError,
+    )
+    from pysampler.measurement import Curve, Measurement, Mode, Status
+    from pysampler.prediction import Cell, Precopy, Prediction, predict
+    from pysampler.ramblock import RAMBlock
+    from pysampler.sampler import Sampler, measure, sample
+    from pysampler.source import (
+        buffer_block,
+        file_block,
+        find_blocks,
+        named_block,
+        process_fd_block,
+    )
+    from pysampler.tracking import track
 
 # The public surface; what is not in this list may change freely.
 __all__ = [
@@ -55,3 +62,19 @@ __all__ = [
     "sample",
     "track",
 ]
+
+if not TYPE_CHECKING:
+    # Imported when it is first used: the command line is part of this package, and answers Ctrl-C
+    # from its first line on, not after half a second of imports.
+    _HOMES = ("errors", "measurement", "prediction", "ramblock", "sampler", "source", "tracking")
+
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            for home in _HOMES:
+                module = importlib.import_module(f"pysampler.{home}")
+                if hasattr(module, name):
+                    return globals().setdefault(name, getattr(module, name))
+        raise AttributeError(f"module 'pysampler' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return __all__

@@ -1,8 +1,43 @@
 # SPDX-License-Identifier: MIT
-"""``python -m pysampler``."""
+"""``python -m pysampler``, and where the script ``pysampler`` begins.
 
+Imports nothing at first, so that Ctrl-C is answered with a line from the start.
+"""
+
+from __future__ import annotations
+
+import os
 import sys
 
-from pysampler.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Make standard streams that can be relied on, then run one command; return its exit code."""
+    _open_standard_descriptors()
+    if sys.stderr is None:
+        # print(file=None) would go to stdout, among the data.
+        sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    if sys.stdout is not None:
+        # A name that the encoding lacks is shown escaped.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a TextIOWrapper
+    try:
+        from pysampler import cli  # noqa: PLC0415
+
+        return cli.main()
+    except KeyboardInterrupt:
+        print("pysampler: interrupted", file=sys.stderr)
+        return 130
+
+
+def _open_standard_descriptors() -> None:
+    """Open /dev/null for each of 0 to 2 that is closed: a guest's file must not become stdout."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:  # noqa: PERF203 - three times
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

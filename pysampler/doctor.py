@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from pysampler.rights import has_cap_sys_ptrace, ptrace_scope
 from pysampler.sampler import PAGE_SIZE
 from pysampler.source import find_blocks, process_fd_block
 from pysampler.tracking import probe
+from pysampler.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from pysampler.ramblock import RAMBlock
 
 
-# A process whose memory is of both kinds: private, and a memfd.
+# A process whose memory is of all kinds: private, a memfd, and one of huge pages if one is free;
+# the memfds have holes. It says their descriptors.
 _SUBJECT = """
 import mmap, os, sys
 size = 16 << 20
@@ -37,7 +40,16 @@ os.ftruncate(fd, size)
 private[:] = b"p" * size
 with mmap.mmap(fd, size) as shared:
     shared[:4096] = b"s" * 4096
-print(fd, flush=True)
+huge_fd = -1
+try:
+    huge_fd = os.memfd_create("memory-backend-memfd", os.MFD_HUGETLB)
+    huge_size = os.fstatvfs(huge_fd).f_bsize
+    os.ftruncate(huge_fd, 2 * huge_size)
+    with mmap.mmap(huge_fd, huge_size) as shared:
+        shared[:1] = b"h"
+except OSError:
+    huge_fd = -1
+print(fd, huge_fd, flush=True)
 sys.stdin.read()
 """
 
@@ -46,30 +58,47 @@ def examine() -> Iterator[Finding]:
     """Yield one finding after the other; each is tried when it is asked for."""
     yield from _sources()
     yield _rights()
-    yield _huge_pages()
     yield from probe()
     yield from _kernels()
 
 
 def _sources() -> Iterator[Finding]:
-    subject = subprocess.Popen(
-        [sys.executable, "-c", _SUBJECT],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    try:
+        subject = subprocess.Popen(
+            [sys.executable, "-c", _SUBJECT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    except OSError as error:
+        yield _no_subject(f"{sys.executable}: {error.strerror}")
+        yield _huge_pages(None)
+        return
     with subject:
         assert subject.stdout is not None  # noqa: S101 (for the type checker: it is a pipe)
-        fd = int(subject.stdout.readline())
-        yield _try(
-            "memfd of another process",
-            lambda: _read(process_fd_block(subject.pid, fd), unchanged_blocks=True),
-        )
+        words = subject.stdout.readline().split()
+        if len(words) != 2:
+            yield _no_subject(f"{sys.executable} ended at once")
+            yield _huge_pages(None)
+            return
+        fd, huge_fd = map(int, words)
+        yield _try("memfd of another process", lambda: _read_with_holes(subject.pid, fd))
         yield _try(
             "private memory of another process",
             lambda: _read(find_blocks(subject.pid)[0]),
         )
+        huge = None if huge_fd < 0 else lambda: _read_with_holes(subject.pid, huge_fd)
+        yield _huge_pages(huge)
         # Leaving the `with` closes its stdin, which ends it.
+
+
+def _no_subject(why: str) -> Finding:
+    return Finding(
+        "memory of another process",
+        works=False,
+        detail=f"not tried, for no process could be started: {why}",
+        cure="run it as a user who may run this Python",
+    )
 
 
 def _try(name: str, attempt: Callable[[], str]) -> Finding:
@@ -80,7 +109,7 @@ def _try(name: str, attempt: Callable[[], str]) -> Finding:
         return Finding(name, works=False, detail=what, cure=cure)
 
 
-def _read(block: RAMBlock, *, unchanged_blocks: bool = False) -> str:
+def _read(block: RAMBlock) -> str:
     """Hash all pages of a block and tell how it was read."""
     with closing(open_reader(block, PAGE_SIZE)) as reader:
         vfns = np.arange(block.used_length // PAGE_SIZE, dtype=np.uint64)
@@ -90,8 +119,21 @@ def _read(block: RAMBlock, *, unchanged_blocks: bool = False) -> str:
             vfns = vfns[states == core.PageState.PRESENT]
         hashed = reader.hash_pages(Hasher(Hash.XXH64), vfns, np.empty(len(vfns), dtype=np.uint64))
         reader.end_pass()
-        holes = ", holes are left alone" if unchanged_blocks else ""
-        return f"{reader.access}: {hashed} pages read{holes}"
+        return f"{reader.access}: {hashed} pages read"
+
+
+def _read_with_holes(pid: int, fd: int) -> str:
+    """Read a file of which most is holes, and look whether they still are."""
+    path = f"/proc/{pid}/fd/{fd}"
+    before = os.stat(path).st_blocks
+    detail = _read(process_fd_block(pid, fd))
+    after = os.stat(path).st_blocks
+    if after != before:
+        raise PysamplerError(
+            f"reading filled holes, {format_size(before * 512)} became {format_size(after * 512)}:"
+            " please report this kernel"
+        )
+    return f"{detail}, holes left alone ({format_size(after * 512)} allocated before and after)"
 
 
 def _rights() -> Finding:
@@ -106,15 +148,18 @@ def _rights() -> Finding:
     )
 
 
-def _huge_pages() -> Finding:
+def _huge_pages(attempt: Callable[[], str] | None) -> Finding:
+    """Tell of huge pages; ``attempt`` reads some where there were some to be had."""
     name = "huge pages"
+    if attempt is not None:
+        return _try(name, attempt)
     try:
         with open("/proc/meminfo", encoding="ascii") as meminfo:
             total = next(int(line.split()[1]) for line in meminfo if line.startswith("HugePages_T"))
     except (OSError, StopIteration):
         return Finding(name, works=False, detail="this kernel has no hugetlbfs")
     if total:
-        return Finding(name, works=True, detail=f"{total} are reserved")
+        return Finding(name, works=True, detail=f"{total} are reserved, none could be had to try")
     return Finding(
         name,
         works=False,

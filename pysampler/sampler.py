@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from pysampler.arguments import as_whole_number
 from pysampler.clock import MonotonicClock
 from pysampler.core import Hasher
 from pysampler.errors import FaultError, MeasurementInterruptedError, SourceError, UsageError
@@ -97,8 +98,7 @@ class PageSampling:
         seed: int | None = None,
         threads: int = 1,
     ) -> None:
-        if not 1 <= threads <= THREADS_MAX:
-            raise UsageError(f"threads must be between 1 and {THREADS_MAX} (got {threads})")
+        check_threads(threads)
         if seed is not None and not 0 <= seed < 1 << 64:
             raise UsageError(f"seed must be between 0 and 2^64 - 1 (got {seed})")
         self._profile = profile
@@ -322,11 +322,25 @@ def check_calc_time(calc_time_ms: int) -> None:
         )
 
 
+def check_threads(threads: int) -> int:
+    """Return a number of threads as an int; raise UsageError when it is none or out of range."""
+    threads = as_whole_number(threads, "threads")
+    if not 1 <= threads <= THREADS_MAX:
+        raise UsageError(f"threads must be between 1 and {THREADS_MAX} (got {threads})")
+    return threads
+
+
 def as_blocks(source: Sequence[RAMBlock] | RAMBlock | Buffer) -> list[RAMBlock]:
     """Return what the Python API is given as RAMBlocks."""
     if isinstance(source, RAMBlock):
         return [source]
     if isinstance(source, (list, tuple)):
+        for block in source:
+            if not isinstance(block, RAMBlock):
+                raise UsageError(
+                    f"source: a list has RAMBlocks in it, not {type(block).__name__};"
+                    " buffer_block() makes one of a buffer"
+                )
         return list(source)
     return [buffer_block(cast("Buffer", source))]
 
@@ -356,14 +370,16 @@ def measure(
     """
     calc_time_ms, unit = parse_duration_ms(str(calc_time), "calc-time")
     check_calc_time(calc_time_ms)
-    if profile not in PROFILES:
+    if not isinstance(profile, str) or profile not in PROFILES:
         raise UsageError(f"profile must be one of {', '.join(PROFILES)} (got {profile!r})")
     observer = PageSampling(
         as_blocks(source),
         profile=PROFILES[profile],
-        sample_pages=sample_pages,
-        seed=seed,
-        threads=threads,
+        sample_pages=None
+        if sample_pages is None
+        else as_whole_number(sample_pages, "sample-pages"),
+        seed=None if seed is None else as_whole_number(seed, "seed"),
+        threads=check_threads(threads),
     )
     return Sampler(observer, calc_time_ms, unit)
 

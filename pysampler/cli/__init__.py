@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The command line: one module per verb, each with ``add_arguments`` and ``run``.
 
-Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 an interrupted measurement.
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 an interrupted measurement,
+130 interrupted before there was anything to keep.
 Data goes to stdout; everything for people goes to stderr.
 """
 
@@ -14,6 +15,7 @@ import sys
 import traceback
 
 import pysampler
+from pysampler.cli.streams import discard_stdout, say
 from pysampler.errors import PysamplerError
 
 # verb -> one line for --help; the verb's module is pysampler.cli.<verb>.
@@ -51,18 +53,28 @@ def main(argv: list[str] | None = None) -> int:
     # Only the verb's own module is imported: `pysampler blocks` must not wait for scipy.
     verb = tuple(word for word in words[:1] if word in VERBS)
     args = build_parser(verb).parse_args(words)
+    if sys.stdout is None:
+        # Told before a minute of measuring and not after it.
+        if getattr(args, "output", None) in (None, "/dev/stdout"):
+            say(args.verb, "standard output is closed")
+            return 1
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - till the process ends
     try:
         code: int = importlib.import_module(f"pysampler.cli.{args.verb}").run(args)
     except BrokenPipeError:
         # The reader of our stdout went away; do not let the interpreter's exit complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
         return 1
     except (PysamplerError, OSError, MemoryError) as error:
         if args.debug:
             traceback.print_exc()
-        print(f"pysampler {args.verb}: {error or 'not enough memory'}", file=sys.stderr)
+        say(args.verb, str(error) or "not enough memory")
+        try:
+            sys.stdout.flush()
+        except OSError:
+            discard_stdout()
         return error.exit_code if isinstance(error, PysamplerError) else 1
     except KeyboardInterrupt:
-        print(f"pysampler {args.verb}: interrupted", file=sys.stderr)
+        say(args.verb, "interrupted")
         return 130
     return code

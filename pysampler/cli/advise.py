@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from pysampler.cli.predict import add_migration_arguments, precopy_of
+from pysampler.cli.streams import put
 from pysampler.cli.tables import print_table
 from pysampler.cli.vector_input import read_text, with_name
 from pysampler.errors import FormatError, UsageError
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     except FormatError as error:
         raise with_name(args.vector, error) from error
     if args.json:
-        print(json.dumps(_json(bandwidth, limit, advices), indent=1))
+        put(json.dumps(_json(bandwidth, limit, advices), indent=1))
     else:
         print_table(_table(bandwidth, limit, advices))
     return 0
@@ -108,10 +109,10 @@ def _qemu_reply(reply: dict[str, Any]) -> dict[str, Any]:
 
 def _print_quick(args: argparse.Namespace, verdict: QuickVerdict) -> None:
     if args.json:
-        print(json.dumps(verdict.to_dict(), indent=1))
+        put(json.dumps(verdict.to_dict(), indent=1))
         return
     sure = "" if verdict.p_converge is None else f" ({format_probability(verdict.p_converge)})"
-    print(verdict.reasoning + sure)
+    put(verdict.reasoning + sure)
 
 
 def _json(bandwidth: float, limit: float | None, advices: list[Advice]) -> dict[str, Any]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,6 +14,7 @@ from pysampler import machine
 from pysampler.benchmark.hashing import PASS_SHARE, Case, HashBenchmark, PassCost, Result, pass_cost
 from pysampler.benchmark.plot import check_plot_path, plot_results
 from pysampler.cli.source_arguments import whole_number
+from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
 from pysampler.errors import UsageError
 from pysampler.plan import SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         plot_results(results, facts, args.plot)
     if args.json:
-        print(json.dumps(_as_json(results, costs, facts, guest_memory, sample_pages), indent=1))
+        put(json.dumps(_as_json(results, costs, facts, guest_memory, sample_pages), indent=1))
     else:
         print_table(_results_table(results, facts, threads))
         print_table(_cost_table(costs, guest_memory, sample_pages))
@@ -189,4 +189,4 @@ def _instability(results: Sequence[Result]) -> list[str]:
 
 def _remark(lines: Sequence[str]) -> None:
     for line in lines:
-        print(f"pysampler bench: warning: {line}", file=sys.stderr)
+        say("bench", f"warning: {line}")

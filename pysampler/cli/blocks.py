@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from pysampler.cli.source_arguments import add_source_arguments, blocks_of
+from pysampler.cli.streams import put
 from pysampler.cli.tables import print_table
 from pysampler.errors import SourceError
+from pysampler.printable import encodable, printable
 from pysampler.ramblock import MIN_USED_LENGTH, FileMemory, ProcessMemory, RAMBlock
 from pysampler.reader import open_reader
 from pysampler.sampler import PAGE_SIZE
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """List the RAMBlocks."""
     rows = [_row(block) for block in blocks_of(args)]
     if args.json:
-        print(json.dumps({"blocks": rows}, indent=2))
+        put(json.dumps({"blocks": rows}, indent=2))
         return 0
     table = Table(box=None, pad_edge=False)
     for heading in ("RAMBlock", "used length", "page size", "read by", "where"):
@@ -40,11 +42,11 @@ def run(args: argparse.Namespace) -> int:
         )
     for row in rows:
         table.add_row(
-            row["idstr"],
+            printable(row["idstr"]),
             format_size(row["used-length"]),
             format_size(row["page-size"]),
-            row["access"] or f"not: {row['why-not']}",
-            row["where"],
+            row["access"] or f"not: {printable(row['why-not'])}",
+            printable(row["where"]),
         )
     print_table(table)
     return 0
@@ -65,8 +67,8 @@ def _row(block: RAMBlock) -> dict[str, Any]:
         "used-length": block.used_length,
         "page-size": block.page_size,
         "access": access,
-        "why-not": why_not,
-        "where": _where(block),
+        "why-not": why_not and encodable(why_not),
+        "where": encodable(_where(block)),
     }
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pysampler import cli
+from pysampler.cli.streams import put
 from pysampler.errors import MissingFeatureError
 
 if TYPE_CHECKING:
@@ -25,5 +26,5 @@ def run(args: argparse.Namespace) -> int:
         raise MissingFeatureError(
             "completion needs shtab: pip install 'pysampler[completion]'"
         ) from error
-    print(shtab.complete(cli.build_parser(), shell=args.shell))
+    put(shtab.complete(cli.build_parser(), shell=args.shell))
     return 0

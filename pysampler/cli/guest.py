@@ -10,6 +10,7 @@ import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from pysampler.cli.streams import put
 from pysampler.errors import UsageError
 from pysampler.guest import BlockSpec, Content, Guest, Phases, allocate
 from pysampler.guest.guest import MAX_VCPUS, SLOT_BYTES
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: guest.request_shutdown())
         guest.cont()
-        print(json.dumps(_ready(guest, server)), flush=True)
+        put(json.dumps(_ready(guest, server)))
         while not guest.shutdown_requested.wait(_TICK_S):
             guest.note_rates()
         if server is not None:

@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from pysampler.cli.streams import put
 from pysampler.cli.tables import print_table
 from pysampler.cli.vector_input import read_vector, with_name
 from pysampler.errors import FormatError, PysamplerError, SourceError, UsageError
@@ -15,6 +16,7 @@ from pysampler.prediction import table
 from pysampler.prediction.evaluate import evaluate, read_migrations
 from pysampler.prediction.precopy import Precopy
 from pysampler.prediction.prediction import Model, as_limit_ms, as_rate, check_status, predict
+from pysampler.printable import printable
 from pysampler.units import parse_duration_ms
 
 if TYPE_CHECKING:
@@ -127,10 +129,10 @@ def run(args: argparse.Namespace) -> int:
 
         plot(args.plot, measurement, prediction, precopy)
     if args.json:
-        print(json.dumps(prediction.to_dict(), indent=1))
+        put(json.dumps(prediction.to_dict(), indent=1))
     elif model == "published" and bandwidth is None and downtime is None:
         print("published grid: 1 Gbps is 2^30 bit/s here", file=sys.stderr)
-        print(table.published_table(prediction), end="")
+        put(table.published_table(prediction), end="")
     else:
         if bandwidth is None:
             print("bandwidths of the published grid, in 2^30 bit/s", file=sys.stderr)
@@ -148,12 +150,12 @@ def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
         raise with_name(args.evaluate, error) from error
     scores = evaluate(migrations, precopy=precopy)
     if args.json:
-        print(json.dumps([score.to_dict() for score in scores], indent=1))
+        put(json.dumps([score.to_dict() for score in scores], indent=1))
         return 0
     print_table(table.score_table(scores))
     for score in scores:
         for line in table.bad_cases(score):
-            print(f"bad, {score.model} with {score.vector}: {line}")
+            put(printable(f"bad, {score.model} with {score.vector}: {line}"))
     return 0
 
 

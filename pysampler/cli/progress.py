@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -52,7 +53,8 @@ class ProgressDisplay(MonotonicClock):
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
     def show(self, measurement: Measurement) -> None:
         """Take the vector so far; it is drawn while waiting for the next pass."""
@@ -62,7 +64,8 @@ class ProgressDisplay(MonotonicClock):
         """Draw now and then until shortly before the deadline, then sleep."""
         if self._live is not None:
             while deadline_ns - self.now_ns() > _REFRESH_NS + _QUIET_NS:
-                self._live.update(self._picture(deadline_ns), refresh=True)
+                with suppress(OSError):  # a terminal that hung up takes no measurement with it
+                    self._live.update(self._picture(deadline_ns), refresh=True)
                 super().wait_until(self.now_ns() + _REFRESH_NS)
         super().wait_until(deadline_ns)
 

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from pysampler.cli.output import Output
 from pysampler.cli.progress import ProgressDisplay, print_summary
+from pysampler.cli.signals import EndingSignals
 from pysampler.cli.source_arguments import add_source_arguments, blocks_of, whole_number
+from pysampler.cli.streams import say
 from pysampler.compression import CODECS, CompressedSampling, parse_codecs
 from pysampler.errors import MeasurementInterruptedError, PysamplerError, UsageError
 from pysampler.measurement import Mode
@@ -25,7 +24,6 @@ from pysampler.units import parse_duration_ms
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
 
     from pysampler.sampler import Observer
 
@@ -82,48 +80,61 @@ def run(args: argparse.Namespace) -> int:
     if args.seed is not None:
         seed = whole_number(args.seed, "seed", low=0, high=(1 << 64) - 1)
     codecs = () if args.measure_compression is None else parse_codecs(args.measure_compression)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     display = ProgressDisplay(console, shown=console.is_terminal and not args.quiet)
     failure: PysamplerError | None = None
-    with Output(args.output) as output:
-        blocks = blocks_of(args)
-        observer: Observer
-        if mode is Mode.PAGE_SAMPLING:
-            sampling = PageSampling(
-                blocks,
-                profile=PROFILES[args.profile or "qemu"],
-                sample_pages=sample_pages,
-                seed=seed,
-                threads=threads,
-            )
-            observer = sampling
-            if codecs:
-                observer = CompressedSampling(sampling, codecs, len(periods_ms(calc_time_ms)))
-        else:
-            pid = None if args.pid is None else int(args.pid)
-            observer = exact_observer(blocks, mode, pid=pid, threads=threads)
-        with Sampler(observer, calc_time_ms, unit, display) as sampler:
-            try:
-                with _sigterm_as_interrupt(), display:
+    sampler: Sampler | None = None
+    with EndingSignals() as signals, Output(args.output) as output:
+        try:
+            with signals.interrupting():
+                observer = _observer(args, mode, calc_time_ms, sample_pages, seed, threads, codecs)
+                with Sampler(observer, calc_time_ms, unit, display) as sampler, display:
                     for so_far in sampler:
                         display.show(so_far)
-            except MeasurementInterruptedError as error:
-                failure = error
-            except KeyboardInterrupt:
-                failure = MeasurementInterruptedError("interrupted", sampler.measurement)
-            measurement = sampler.measurement
+        except MeasurementInterruptedError as error:
+            failure = error
+        except KeyboardInterrupt:
+            if sampler is None:
+                raise
+            failure = MeasurementInterruptedError("interrupted", sampler.measurement)
+        measurement = None if sampler is None else sampler.measurement
         if measurement is not None:
             output.write(measurement.to_json())
     if failure is not None:
         n_periods = 0 if measurement is None else len(measurement.periods)
-        left = f"{n_periods} of {len(sampler.schedule)} periods were measured"
+        left = f"{n_periods} of {len(periods_ms(calc_time_ms))} periods were measured"
         raise MeasurementInterruptedError(f"{failure}; {left}", measurement)
     if measurement is not None and not args.quiet:
         if console.is_terminal:
             print_summary(console, measurement)
         for line in remarks(measurement):
-            print(f"pysampler sample: warning: {line}", file=sys.stderr)
+            say(args.verb, f"warning: {line}")
     return 0
+
+
+def _observer(
+    args: argparse.Namespace,
+    mode: Mode,
+    calc_time_ms: int,
+    sample_pages: int | None,
+    seed: int | None,
+    threads: int,
+    codecs: tuple[str, ...],
+) -> Observer:
+    blocks = blocks_of(args)
+    if mode is not Mode.PAGE_SAMPLING:
+        pid = None if args.pid is None else int(args.pid)
+        return exact_observer(blocks, mode, pid=pid, threads=threads)
+    sampling = PageSampling(
+        blocks,
+        profile=PROFILES[args.profile or "qemu"],
+        sample_pages=sample_pages,
+        seed=seed,
+        threads=threads,
+    )
+    if not codecs:
+        return sampling
+    return CompressedSampling(sampling, codecs, len(periods_ms(calc_time_ms)))
 
 
 def _check_exact_mode(args: argparse.Namespace) -> None:
@@ -133,17 +144,3 @@ def _check_exact_mode(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
             raise UsageError(f"--{option} is used only in mode page-sampling, not in {args.mode}")
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a measurement as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

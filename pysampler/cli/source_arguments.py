@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from pysampler.errors import UsageError
+from pysampler.printable import encodable
 from pysampler.source import file_block, find_blocks, named_block, process_fd_block
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def blocks_of(args: argparse.Namespace) -> list[RAMBlock]:
             raise UsageError("--fd and --block need --pid")
         if not args.file:
             raise UsageError("name what to sample: --pid PID or --file PATH")
-        return [file_block(path) for path in args.file]
+        return [file_block(path, encodable(os.path.basename(path))) for path in args.file]
     if args.file:
         raise UsageError("give either --pid or --file")
     if args.fd is not None and args.block:

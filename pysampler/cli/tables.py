@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from pysampler.cli.streams import STDOUT, writing
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -18,4 +20,7 @@ _WIDTH_OF_A_PIPE = 240
 def print_table(table: Table) -> None:
     """Print a table as wide as the terminal, or unbroken into a pipe or file."""
     width = None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE
-    Console(highlight=False, width=width).print(table)
+    # A name of a RAMBlock may look like markup or an emoji of rich's; what has a style is a Text.
+    console = Console(highlight=False, markup=False, emoji=False, width=width)
+    with writing(STDOUT):
+        console.print(table)

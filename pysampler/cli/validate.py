@@ -17,9 +17,11 @@ from rich.table import Table
 
 from pysampler import machine
 from pysampler.cli.source_arguments import whole_number
+from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
 from pysampler.errors import PysamplerError, UsageError
 from pysampler.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
+from pysampler.printable import printable
 from pysampler.units import MIB, format_size, parse_duration_ms, parse_size
 from pysampler.validation.experiment import (
     CALC_TIMES_MS,
@@ -105,11 +107,11 @@ def run(args: argparse.Namespace) -> int:
         number = store.append(rows, facts)
     if args.json:
         for row in rows:
-            print(json.dumps(row.to_dict()))
+            put(json.dumps(row.to_dict()))
     else:
         print_table(_cell_table(cells(rows)))
         for sentence in findings(rows, summaries(rows)):
-            print(sentence)
+            put(sentence)
     if args.output:
         write_report(args.output, rows, facts)
         print(f"report: {os.path.join(args.output, 'index.html')}", file=sys.stderr)
@@ -198,7 +200,7 @@ def _measure(experiment: Experiment) -> list[Row]:
             where = f"{format_size(row.size)} {row.calc_time_ms} ms {row.method}"
             progress.update(task, advance=1, description=f"{where:>28}", refresh=True)
     for line in skipped:
-        print(f"pysampler validate: warning: {line}", file=sys.stderr)
+        say("validate", f"warning: {line}")
     if not rows:
         raise PysamplerError("nothing could be measured")
     return rows
@@ -252,7 +254,7 @@ def _compare(store: Store) -> int:
         table.add_column(title, justify="right")
     for stored in runs:
         for line in _compared(stored):
-            table.add_row(*line)
+            table.add_row(*map(printable, line))
         table.add_section()
     print_table(table)
     return 0

@@ -7,8 +7,10 @@ import math
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from pysampler.prediction.prediction import PUBLISHED_LIMITS_MS
+from pysampler.printable import printable
 from pysampler.units import format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ def prediction_table(prediction: Prediction) -> Table:
     return table
 
 
-def _columns(cell: Cell) -> list[str]:
+def _columns(cell: Cell) -> list[str | Text]:
     style = "green" if cell.p_converge >= 0.95 else "red" if cell.p_converge < 0.05 else "yellow"
     return [
         format_rate(cell.bandwidth),
@@ -109,7 +111,7 @@ def _columns(cell: Cell) -> list[str]:
         format_ms(cell.downtime_ms),
         "-" if cell.sent_bytes is None else format_size(cell.sent_bytes),
         "-" if cell.iterations is None else str(cell.iterations),
-        f"[{style}]{format_probability(cell.p_converge)}[/]",
+        Text(format_probability(cell.p_converge), style),
     ]
 
 
@@ -122,7 +124,7 @@ def score_table(scores: Sequence[Score]) -> Table:
     for score in scores:
         figures = score.to_dict()
         table.add_row(
-            score.vector,
+            printable(score.vector),
             score.model,
             str(len(score.cases)),
             *(

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from pysampler.arguments import as_whole_number
 from pysampler.errors import MissingFeatureError, UsageError
 from pysampler.measurement import Mode
-from pysampler.sampler import Sampler, as_blocks, check_calc_time
+from pysampler.sampler import Sampler, as_blocks, check_calc_time, check_threads
 from pysampler.tracking.dirty_bitmap import DirtyBitmap
 from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
 from pysampler.tracking.full_comparison import FullComparison
@@ -20,7 +22,7 @@ from pysampler.tracking.userfaultfd import offer_userfaultfd
 from pysampler.units import parse_duration_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from typing_extensions import Buffer
 
@@ -108,5 +110,20 @@ def track(
     check_calc_time(calc_time_ms)
     if mode not in (Mode.DIRTY_BITMAP.value, Mode.DIRTY_RING.value):
         raise UsageError(f"mode must be dirty-bitmap or dirty-ring (got {mode!r})")
-    observer = exact_observer(as_blocks(source), Mode(mode), pid=pid, vcpus=vcpus, threads=threads)
+    observer = exact_observer(
+        as_blocks(source),
+        Mode(mode),
+        pid=None if pid is None else as_whole_number(pid, "pid"),
+        vcpus=None if vcpus is None else _check_vcpus(vcpus),
+        threads=check_threads(threads),
+    )
     return Sampler(observer, calc_time_ms, unit)
+
+
+def _check_vcpus(vcpus: Mapping[int, int]) -> dict[int, int]:
+    if not isinstance(vcpus, Mapping):
+        raise UsageError(f"vcpus must be a mapping of thread ids (got {type(vcpus).__name__})")
+    return {
+        as_whole_number(vcpu, "vcpus: a number"): as_whole_number(tid, "vcpus: a thread id")
+        for vcpu, tid in vcpus.items()
+    }

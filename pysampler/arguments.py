@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: MIT
+"""Arguments of the Python API, checked: their types are not those of a command line."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from pysampler.errors import UsageError
+
+
+def as_whole_number(value: Any, what: str) -> int:
+    """Return an int for any whole number, also one of numpy's.
+
+    Raises:
+        UsageError: it is none; text and bool are none either.
+    """
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise UsageError(f"{what} must be a whole number (got {repr(value)[:40]})") from None

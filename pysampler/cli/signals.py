@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""Signals that end a measurement, but take neither its vector nor its exit code."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from typing_extensions import Self
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class EndingSignals:
+    """While it is entered, SIGINT, SIGTERM and SIGHUP interrupt only what is in `interrupting`.
+
+    The first is all that counts: those after it are ignored until the process ends, as whoever
+    sends them wants it to end, and it does. A signal that was ignored before, as SIGHUP is
+    under nohup, stays so.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._received = False
+        self._interrupting = False
+
+    def _receive(self, *_: object) -> None:
+        self._received = True
+        for number in self._handlers:
+            # By the kernel: Python's own handlers end before the process does.
+            signal.signal(number, signal.SIG_IGN)
+        if self._interrupting:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let a signal raise KeyboardInterrupt, also one that came before."""
+        self._interrupting = True
+        try:
+            if self._received:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._interrupting = False
+
+    def __enter__(self) -> Self:
+        for number in _ENDING:
+            handler = signal.getsignal(number)
+            if handler not in (signal.SIG_IGN, None):
+                self._handlers[number] = handler
+                signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._received:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)

@@ -1,0 +1,135 @@
+"""What a user sees when a stream is closed or full, and of names that are made to harm."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from subject import LENGTH
+
+from pysampler import Measurement
+
+PYSAMPLER = [sys.executable, "-m", "pysampler"]
+
+
+@pytest.fixture
+def ram(tmp_path):
+    path = tmp_path / "ram"
+    path.write_bytes(bytes(LENGTH))
+    return path
+
+
+def shell(redirection, *arguments, **options):
+    """Run pysampler with a redirection of the shell's."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *PYSAMPLER, *map(str, arguments)],
+        capture_output=True, text=True, timeout=60, check=False, **options,
+    )  # fmt: skip
+
+
+def test_without_a_stderr_the_warnings_are_not_among_the_data(ram):
+    done = shell("2>&-", "sample", "--file", ram, "--calc-time", "50ms", "--sample-pages", 128)
+    assert done.returncode == 0
+    json.loads(done.stdout)
+    assert done.stdout.endswith("}\n")
+
+
+def test_a_full_stderr_is_no_failure(ram):
+    done = shell("2>/dev/full", "sample", "--file", ram, "--calc-time", "50ms")
+    assert done.returncode == 0
+    json.loads(done.stdout)
+
+
+VERBS = [
+    ["sample", "--file", "{ram}", "--calc-time", "60s"],
+    ["blocks", "--file", "{ram}"],
+    ["doctor"],
+    ["predict", "{vector}"],
+    ["advise", "{vector}", "--bandwidth", "1Gbps", "--downtime", "300ms"],
+    ["guest"],
+    ["bench"],
+    ["validate"],
+    ["completion", "bash"],
+]
+
+
+@pytest.mark.parametrize("arguments", VERBS, ids=lambda words: words[0])
+def test_without_a_stdout_nothing_is_begun(ram, arguments):
+    done = shell(">&-", *(word.format(ram=ram, vector=ram) for word in arguments))
+    assert done.returncode == 1
+    assert done.stderr == f"pysampler {arguments[0]}: standard output is closed\n"
+
+
+@pytest.mark.parametrize("arguments", [["blocks"], ["blocks", "--json"]])
+def test_a_full_stdout_is_one_line(ram, arguments):
+    done = shell(">/dev/full", *arguments, "--file", ram)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "pysampler blocks: cannot write standard output: No space left on device\n"
+    )
+
+
+def test_a_vector_can_go_to_a_file_without_any_standard_stream(ram, tmp_path):
+    out = tmp_path / "vector.json"
+    done = shell("<&- >&- 2>&-", "sample", "--file", ram, "--calc-time", "50ms", "-o", out)
+    assert done.returncode == 0
+    Measurement.from_json(out.read_text())
+    assert ram.read_bytes() == bytes(LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("argparse", []), ("argparse", ["sample"]), ("numpy", ["sample"]), ("rich", ["blocks"])],
+)
+def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path, module, arguments):
+    (tmp_path / f"{module}.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n"
+    )
+    done = subprocess.run(
+        [*PYSAMPLER, *arguments], capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "pysampler: interrupted\n")
+
+
+NAMES = {
+    "markup": ("[red]ram:smile:", "[red]ram:smile:"),
+    "escape": ("a\x1b[31m\nb", "a\\x1b[31m\\nb"),
+    "no UTF-8": ("a\udcffb", "a\\udcffb"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_any_name_is_shown_as_it_is_in_one_line(tmp_path, kind):
+    name, shown = NAMES[kind]
+    folder = tmp_path / "d[" / "x]"
+    folder.mkdir(parents=True)
+    path = folder / name
+    path.write_bytes(bytes(LENGTH))
+    done = shell("", "blocks", "--file", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    _, line = done.stdout.splitlines()
+    assert f"{folder}/{shown} at 0" in line
+    empty = path.with_name(name + "0")
+    empty.write_bytes(b"")
+    done = shell("", "sample", "--file", empty)
+    assert done.stderr == f"pysampler sample: {folder}/{shown}0: is empty\n"
+
+
+def test_a_name_that_is_no_utf_8_is_escaped_in_json(tmp_path):
+    path = tmp_path / "a\udcffb"
+    path.write_bytes(bytes(LENGTH))
+    done = shell("", "sample", "--file", path, "--calc-time", "50ms", "--quiet")
+    (block,) = json.loads(done.stdout)["x-pysampler"]["blocks"]
+    assert block["idstr"] == "a\\udcffb"
+    (block,) = json.loads(shell("", "blocks", "--json", "--file", path).stdout)["blocks"]
+    json.dumps(block, ensure_ascii=False).encode()  # no lone surrogates
+
+
+def test_an_encoding_without_the_letter_is_no_failure(tmp_path):
+    path = tmp_path / "räm"
+    path.write_bytes(bytes(LENGTH))
+    done = shell("", "blocks", "--file", path, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "r\\xe4m" in done.stdout
