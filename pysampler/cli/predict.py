@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluate",
         metavar="MIGRATIONS",
-        help="instead: score both models on real migrations, one JSON object a line",
+        help="instead: score both models on real migrations, one JSON object a line; each has its"
+        " own deadline, limit-s",
     )
 
 
@@ -60,7 +61,7 @@ def add_migration_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deadline",
         metavar="TIME",
-        help="longer does not converge (60m; --evaluate takes limit-s)",
+        help="longer does not converge (60m)",
     )
     parser.add_argument("--multifd", action="store_true", help="pages travel in multifd packets")
     parser.add_argument(
