@@ -21,14 +21,29 @@ def command(tmp_path):
     return ["sample", "--file", str(tmp_path / "ram"), "-o", str(tmp_path / "vector.json")]
 
 
-def started(command, **options):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pysampler", *command],
-        stdout=subprocess.PIPE, text=True, **{"stderr": subprocess.PIPE, **options},
-    )  # fmt: skip
-    time.sleep(2)  # nothing tells from outside that a period is over
-    assert process.poll() is None
-    return process
+@pytest.fixture
+def started(command):
+    processes = []
+
+    def start(in_child=lambda: None, **options):
+        def prepare():
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+            in_child()
+
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pysampler", *command],
+            preexec_fn=prepare,  # noqa: PLW1509 - there are no threads
+            stdout=subprocess.PIPE, text=True, **{"stderr": subprocess.PIPE, **options},
+        )  # fmt: skip
+        processes.append(process)
+        time.sleep(2)  # nothing tells from outside that a period is over
+        assert process.poll() is None
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 def vector(tmp_path):
@@ -36,54 +51,51 @@ def vector(tmp_path):
     return Measurement.from_json((tmp_path / "vector.json").read_text())
 
 
-def test_signals_after_the_first_take_neither_the_vector_nor_the_exit_code(command, tmp_path):
-    process = started(command)
+def test_signals_after_the_first_take_neither_the_vector_nor_the_exit_code(started, tmp_path):
+    process = started()
     several = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     n_sent = 0
     while process.poll() is None:
         process.send_signal(several[n_sent % 3])
         n_sent += 1
         time.sleep(0.0005)
-    _, err = process.communicate()
+    err = process.stderr.read()
     assert n_sent >= 3
     assert process.returncode == 3
     assert err.startswith("pysampler sample: interrupted; ")
     assert vector(tmp_path).status is Status.MEASURING
 
 
-def test_sighup_keeps_what_was_measured(command, tmp_path):
-    process = started(command)
+def test_sighup_keeps_what_was_measured(started, tmp_path):
+    process = started()
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=30)
+    process.wait(30)
     assert process.returncode == 3
     assert len(vector(tmp_path).periods) >= 4
 
 
-def test_a_terminal_that_hangs_up_takes_no_vector_with_it(command, tmp_path):
+def test_a_terminal_that_hangs_up_takes_no_vector_with_it(started, tmp_path):
     leader, terminal = pty.openpty()
     process = started(
-        command,
+        lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),
         stderr=terminal,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),
     )
     os.close(terminal)
     os.close(leader)
-    process.communicate(timeout=30)
+    process.wait(30)
     assert process.returncode == 3
     assert len(vector(tmp_path).periods) >= 4
 
 
 @pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGINT])
-def test_a_signal_that_was_ignored_stays_ignored(command, tmp_path, ignored):
-    process = started(
-        command, preexec_fn=lambda: signal.signal(ignored, signal.SIG_IGN)  # as nohup does
-    )  # fmt: skip
+def test_a_signal_that_was_ignored_stays_ignored(started, tmp_path, ignored):
+    process = started(lambda: signal.signal(ignored, signal.SIG_IGN))  # as nohup does
     process.send_signal(ignored)
     time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.wait(30)
     assert process.returncode == 3
     vector(tmp_path)
 
