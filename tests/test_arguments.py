@@ -82,3 +82,16 @@ def test_only_what_is_public_is_an_attribute_before_its_import():
         assert getattr(pysampler, name) is not None
     with pytest.raises(AttributeError, match="module 'pysampler' has no attribute 'nonsense'"):
         pysampler.nonsense  # noqa: B018 - the access is what is tested
+
+
+def test_a_buffer_that_has_no_bytes_to_show_is_refused():
+    with pytest.raises(UsageError, match="cannot sample ndarray: "):
+        pysampler.sample(np.zeros(4096, dtype="datetime64[s]"), calc_time="50ms")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"), [("a\0b", "has a NUL in it"), (5, "int names no file")]
+)
+def test_a_path_that_can_name_no_file_is_refused(path, message):
+    with pytest.raises(UsageError, match=message):
+        pysampler.file_block(path)

@@ -28,7 +28,7 @@ def buffer_block(buffer: Buffer, idstr: str = "buffer") -> RAMBlock:
     """
     try:
         view = memoryview(buffer).cast("B")
-    except (TypeError, BufferError) as error:
+    except (TypeError, ValueError, BufferError) as error:  # ValueError: datetime64, say
         raise UsageError(f"cannot sample {type(buffer).__name__}: {error}") from error
     used_length = len(view) // 4096 * 4096
     if used_length == 0:

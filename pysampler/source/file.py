@@ -7,7 +7,7 @@ import os
 import stat
 
 from pysampler import core
-from pysampler.errors import AccessError, SourceError
+from pysampler.errors import AccessError, SourceError, UsageError
 from pysampler.ramblock import FileMemory, ProcessMemory, RAMBlock
 from pysampler.rights import process_error
 
@@ -28,9 +28,15 @@ def file_block(path: str | os.PathLike[str], idstr: str | None = None) -> RAMBlo
         idstr: its name; None for the file's own.
 
     Raises:
+        UsageError: the path can name no file.
         SourceError: it is no regular file, cannot be opened or has no whole page.
     """
-    name = os.fspath(path)
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        raise UsageError(f"path: {type(path).__name__} names no file") from None
+    if "\0" in name:
+        raise UsageError(f"path: {name[:40]!r} has a NUL in it")
     return file_memory_block(name, os.path.basename(name) if idstr is None else idstr)
 
 
