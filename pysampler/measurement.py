@@ -221,6 +221,11 @@ class Measurement:
         """Read a vector from a parsed JSON object. See `from_json`."""
         if not isinstance(vector, dict):
             raise FormatError("a vector is a JSON object with page-size, periods, n-dirty-pages")
+        if "dirty-rate" in vector and "periods" not in vector:
+            raise FormatError(
+                "periods: missing, as in QEMU's reply to query-dirty-rate; of that only"
+                " `pysampler advise --quick` can tell something"
+            )
         read = _Reader(vector)
         n_sampled = read.integer("n-sampled-pages", high=_MAX_PAGES)
         n_total = read.integer("n-total-pages", high=_MAX_PAGES)

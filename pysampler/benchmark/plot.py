@@ -4,22 +4,31 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from pysampler.errors import MissingFeatureError, PysamplerError
+from pysampler.errors import MissingFeatureError, PysamplerError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pysampler.benchmark.hashing import Case, Result
 
+_ENDINGS = (".svg", ".png", ".pdf")
+
 
 def check_plot_path(path: str) -> None:
     """Refuse a path that cannot be written, before the time to measure is spent.
 
     Raises:
+        UsageError: its ending is none of those that are drawn.
+        MissingFeatureError: matplotlib is not installed.
         PysamplerError: its folder is not there or may not be written.
     """
+    if not path.lower().endswith(_ENDINGS):
+        raise UsageError(f"plot: {path!r} ends in none of {', '.join(_ENDINGS)}")
+    if find_spec("matplotlib") is None:
+        raise MissingFeatureError("a plot needs matplotlib; pip install 'pysampler[plot]'")
     folder = os.path.dirname(os.path.abspath(path))
     if not os.access(folder, os.W_OK):
         raise PysamplerError(f"cannot write {path}: {folder} is no folder that may be written")
@@ -29,15 +38,10 @@ def plot_results(results: Sequence[Result], facts: dict[str, Any], path: str) ->
     """Draw ns per page by hash and way of reading; the format is that of the path's ending.
 
     Raises:
-        MissingFeatureError: matplotlib is not installed.
         PysamplerError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import, and an extra
-    except ImportError as error:
-        raise MissingFeatureError(
-            "a plot needs matplotlib; pip install 'pysampler[plot]'"
-        ) from error
+    from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import, and an extra
+
     series: dict[str, Callable[[Case], bool]] = {
         "in cache": lambda case: not case.cold,
         "cold": lambda case: _plain_cold(case) and not case.prefetch,

@@ -16,6 +16,7 @@ from pysampler.errors import FormatError, UsageError
 from pysampler.measurement import Measurement
 from pysampler.prediction.prediction import as_limit_ms, as_rate
 from pysampler.prediction.table import format_limit, format_probability
+from pysampler.printable import printable
 from pysampler.units import format_rate
 
 if TYPE_CHECKING:
@@ -131,5 +132,7 @@ def _table(bandwidth: float, limit: float | None, advices: list[Advice]) -> Tabl
     table.add_column("because")
     for advice in advices:
         p = "-" if advice.p_converge is None else format_probability(advice.p_converge)
-        table.add_row("as it is" if advice.remedy == "none" else advice.remedy, p, advice.reasoning)
+        remedy = "as it is" if advice.remedy == "none" else advice.remedy
+        # A codec's name comes from the vector.
+        table.add_row(printable(remedy), p, printable(advice.reasoning))
     return table

@@ -142,14 +142,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
+    for name in ("model", "grid", "bandwidth", "downtime", "plot"):
+        if getattr(args, name) is not None:
+            raise UsageError(f"--evaluate scores both models as the file says; not with --{name}")
     try:
         with open(args.evaluate, "rb") as file:
             migrations = read_migrations(_lines(file))
+        scores = evaluate(migrations, precopy=precopy)
     except OSError as error:
         raise SourceError(f"{args.evaluate}: {error.strerror}") from error
     except PysamplerError as error:
         raise with_name(args.evaluate, error) from error
-    scores = evaluate(migrations, precopy=precopy)
     if args.json:
         put(json.dumps([score.to_dict() for score in scores], indent=1))
         return 0

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pysampler import machine
+from pysampler.cli.signals import EndingSignals
 from pysampler.cli.source_arguments import whole_number
 from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
@@ -31,7 +32,7 @@ from pysampler.validation.experiment import (
 from pysampler.validation.experiment import (
     run as run_experiment,
 )
-from pysampler.validation.report import findings, write_report
+from pysampler.validation.report import findings, need_extras, write_report
 from pysampler.validation.row import DIRTY_BITMAP
 from pysampler.validation.store import Run, Store, default_path
 from pysampler.validation.summary import cells, summaries
@@ -96,13 +97,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, store, print and report; or compare."""
     experiment = _experiment(args)
-    with closing(Store(args.store or default_path())) as store:
-        if args.compare:
-            return _compare(store)
+    path = args.store or default_path()
+    need_extras(report=bool(args.output) and not args.compare)
+    if args.compare and not os.path.exists(path):
+        raise PysamplerError(f"there is no store {path}; run `pysampler validate` first")
+    if not args.compare:
         refuse_what_does_not_fit(experiment.sizes)
         if args.output:
             _make_folder(args.output)
-        rows = _measure(experiment)
+    with closing(Store(path)) as store:
+        if args.compare:
+            return _compare(store)
+        # Whoever ends this must not leave a guest behind that writes for ever.
+        with EndingSignals() as signals, signals.interrupting():
+            rows = _measure(experiment)
         facts = machine.facts()
         number = store.append(rows, facts)
     if args.json:

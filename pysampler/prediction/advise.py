@@ -34,6 +34,7 @@ _MOST_BANDWIDTH = 1e15
 _MOST_DOWNTIME_MS = 2_000_000.0  # QEMU's own maximum
 _DIRTY_LIMIT_PERIOD_S = 1.0  # over which QEMU's dirty-limit measures a vCPU
 _MULTIFD_CHANNELS = 2  # QEMU's default
+_MOST_CODECS = 16  # there are three; each costs a run of the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,19 +293,24 @@ def _compression(model: _Model, measurement: Measurement) -> list[Advice]:
     found = measurement.details.get("compression")
     codecs = found.get("codecs") if isinstance(found, dict) else None
     advices = []
+    if isinstance(codecs, dict) and len(codecs) > _MOST_CODECS:
+        raise FormatError(f"x-pysampler.compression.codecs: more than {_MOST_CODECS}")
     for codec, figures in codecs.items() if isinstance(codecs, dict) else ():
         # Dirtied pages decide over convergence; where none was dirtied, all pages.
         pages = figures.get("dirtied") or figures.get("all") if isinstance(figures, dict) else None
-        ratio, speed = _figure(pages, "ratio-mean", 2.0), _figure(pages, "bytes-per-s", 1e15)
+        ratio, speed = (
+            _figure(pages, "ratio-mean", 1e-6, 2.0),
+            _figure(pages, "bytes-per-s", 1e3, 1e15),
+        )
         if ratio is None or speed is None:
             raise FormatError(f"x-pysampler.compression.codecs.{codec}: no ratio and speed")
         advices.append(_compressed(model, codec, ratio, speed))
     return advices
 
 
-def _figure(pages: object, key: str, most: float) -> float | None:
+def _figure(pages: object, key: str, least: float, most: float) -> float | None:
     value = pages.get(key) if isinstance(pages, dict) else None
-    return float(value) if isinstance(value, (int, float)) and 0 < value <= most else None
+    return float(value) if isinstance(value, (int, float)) and least <= value <= most else None
 
 
 def _compressed(model: _Model, codec: str, ratio: float, speed: float) -> Advice:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -263,7 +264,7 @@ def as_rate(value: float | str, what: str = "bandwidth") -> float:
     """
     if isinstance(value, str):
         return parse_rate(value, what)
-    if not 0 < value <= MAX_RATE:
+    if not isinstance(value, Real) or not 0 < value <= MAX_RATE:
         raise UsageError(f"{what}: {value!r} is not between 0 and 10^15 bytes a second")
     return float(value)
 
@@ -284,7 +285,7 @@ def as_limit_ms(value: float | str | None, what: str = "downtime") -> float | No
         value = parse_duration_ms(value, what)[0]
     if value == math.inf:
         return None
-    if not 0 < value <= 1e9:
+    if not isinstance(value, Real) or not 0 < value <= 1e9:
         raise UsageError(f"{what}: {value!r} ms is not between 0 and 10^9")
     return float(value)
 
@@ -292,7 +293,7 @@ def as_limit_ms(value: float | str | None, what: str = "downtime") -> float | No
 def _rates(given: float | str | Sequence[float | str] | None) -> list[float]:
     if given is None:
         return list(PUBLISHED_BANDWIDTHS)
-    if isinstance(given, (int, float, str)):
+    if isinstance(given, (float, Real, str)):
         given = [given]
     return [as_rate(rate) for rate in given]
 
@@ -300,6 +301,6 @@ def _rates(given: float | str | Sequence[float | str] | None) -> list[float]:
 def _limits(given: float | str | Sequence[float | str | None] | None) -> list[float | None]:
     if given is None:
         return list(PUBLISHED_LIMITS_MS)
-    if isinstance(given, (int, float, str)):
+    if isinstance(given, (float, Real, str)):
         given = [given]
     return [as_limit_ms(limit) for limit in given]

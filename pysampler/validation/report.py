@@ -9,9 +9,10 @@ import os
 import time
 from html import escape
 from importlib import resources
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from pysampler.errors import PysamplerError
+from pysampler.errors import MissingFeatureError, PysamplerError
 from pysampler.units import format_size
 from pysampler.validation.judgement import Judgement, at_the_assumed_rate, slower
 from pysampler.validation.plots import draw
@@ -37,6 +38,17 @@ _CAPTIONS = {
     "slowdown": "What measuring costs the guest: the part of its writes a second that is lost"
     " while it is measured, against the quarter of a second before.",
 }
+
+
+def need_extras(*, report: bool) -> None:
+    """Refuse to measure for minutes what could not be judged or drawn then.
+
+    Raises:
+        MissingFeatureError: scipy, or for a report matplotlib, is not installed.
+    """
+    for name in ("scipy", "matplotlib") if report else ("scipy",):
+        if find_spec(name) is None:
+            raise MissingFeatureError(f"needs {name}: pip install 'pysampler[validate]'")
 
 
 def write_report(folder: str, rows: Sequence[Row], machine: dict[str, Any]) -> list[str]:

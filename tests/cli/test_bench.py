@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from pysampler.benchmark import plot
 from pysampler.cli import main
 
 SMALL = ["bench", "--memory", "128M", "--rounds", "2", "--threads", "2"]
@@ -54,3 +55,18 @@ def test_what_cannot_be_is_refused_in_one_line(capsys, arguments, message):
 def test_a_plot_that_cannot_be_written_is_one_line(capsys):
     assert main([*SMALL, "--plot", "/nonexistent/x.svg"]) == 1
     assert "cannot write /nonexistent/x.svg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x.xyz", ""])
+def test_a_plot_of_no_known_ending_is_refused_before_anything_is_timed(capsys, tmp_path, name):
+    assert main([*SMALL, "--rounds", "10000", "--plot", f"{tmp_path}/{name}"]) == 2
+    assert "ends in none of .svg, .png, .pdf" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_timed(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(plot, "find_spec", lambda _: None)
+    assert main([*SMALL, "--rounds", "10000", "--plot", str(tmp_path / "x.svg")]) == 1
+    assert "a plot needs matplotlib; pip install" in capsys.readouterr().err

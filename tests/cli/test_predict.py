@@ -5,8 +5,10 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pysampler import Measurement, UsageError, predict
 from pysampler.cli import main
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -257,3 +259,65 @@ def test_a_bad_reply_is_refused_by_key(capsys, tmp_path, reply, message):
     code, _, err = run(capsys, "advise", "--quick", path, *QUICK)
     assert code == 1
     assert message in err
+
+
+def with_codecs(tmp_path, codecs):
+    return edited(tmp_path, x_pysampler={"compression": {"codecs": codecs}})
+
+
+def test_a_codec_of_a_strange_name_does_not_reach_the_terminal(capsys, tmp_path):
+    figures = {"all": {"ratio-mean": 0.5, "bytes-per-s": 1e9}}
+    code, out, _ = run(capsys, "advise", with_codecs(tmp_path, {"\x1b[2J": figures}), *QUICK)
+    assert code == 0
+    assert "\x1b" not in out
+    assert "compression-\\x1b[2J" in out
+
+
+@pytest.mark.parametrize(
+    ("codecs", "message"),
+    [
+        ({"x": {"all": {"ratio-mean": 1e-300, "bytes-per-s": 1e9}}}, "codecs.x: no ratio"),
+        ({"x": {"all": {"ratio-mean": 0.5, "bytes-per-s": 1e-9}}}, "codecs.x: no ratio"),
+        ({str(i): {} for i in range(17)}, "codecs: more than 16"),
+    ],
+)
+def test_codecs_that_cannot_be_are_refused_by_key(capsys, tmp_path, codecs, message):
+    code, out, err = run(capsys, "advise", with_codecs(tmp_path, codecs), *QUICK)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_reply_of_qemu_is_told_from_a_vector(capsys, tmp_path):
+    path = tmp_path / "reply.json"
+    path.write_text('{"status": "measured", "dirty-rate": 98, "calc-time": 1}')
+    code, _, err = run(capsys, "predict", path)
+    assert code == 1
+    assert "`pysampler advise --quick`" in err
+
+
+@pytest.mark.parametrize("option", ["--plot=x.png", "--bandwidth=1Gbps", "--model=qemu"])
+def test_evaluating_takes_no_option_that_it_would_ignore(capsys, option):
+    code, _, err = run(capsys, "predict", "--evaluate", GOLDEN / "migrations-qemu10.jsonl", option)
+    assert code == 2
+    assert f"not with {option.partition('=')[0]}" in err
+
+
+def test_evaluating_names_the_file_of_a_vector_that_cannot_be_used(capsys, tmp_path):
+    record = json.loads((GOLDEN / "migrations-qemu10.jsonl").read_text().splitlines()[0])
+    record["vector"]["status"] = "measuring"
+    path = tmp_path / "migrations"
+    path.write_text(json.dumps(record))
+    code, _, err = run(capsys, "predict", "--evaluate", path)
+    assert code == 1
+    assert f"{path}: status: 'measuring'" in err
+
+
+def test_numbers_of_numpy_are_numbers_and_what_is_none_is_refused():
+    measurement = Measurement.from_json(VECTOR.read_bytes())
+    (cell,) = predict(measurement, np.int64(10**9), np.int32(300), model="published").cells
+    assert (cell.bandwidth, cell.downtime_limit_ms) == (1e9, 300)
+    with pytest.raises(UsageError, match="bandwidth: None"):
+        predict(measurement, [None], 300, model="published")
+    with pytest.raises(UsageError, match="downtime: b'1s'"):
+        predict(measurement, 1e9, [b"1s"], model="published")

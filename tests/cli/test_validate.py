@@ -1,9 +1,15 @@
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from simulated import generator, simulate
 
 from pysampler.cli import main, validate
+from pysampler.validation import report
 
 
 @pytest.fixture
@@ -55,8 +61,45 @@ def test_a_report_is_written(invented, capsys, tmp_path):
 
 
 def test_an_empty_store_has_nothing_to_compare(capsys, tmp_path):
+    (tmp_path / "s.sqlite").touch()
     assert main(["validate", "--store", str(tmp_path / "s.sqlite"), "--compare"]) == 1
     assert "the store is empty" in capsys.readouterr().err
+
+
+def test_a_store_that_is_not_there_is_not_made_by_comparing(capsys, tmp_path):
+    assert main(["validate", "--store", str(tmp_path / "s.sqlite"), "--compare"]) == 1
+    assert "there is no store" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("missing", "more"), [("scipy", []), ("scipy", ["-o", "r"]), ("matplotlib", ["-o", "r"])]
+)
+def test_a_missing_library_is_told_before_anything_is_measured(
+    capsys, tmp_path, monkeypatch, missing, more
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "find_spec", lambda name: None if name == missing else name)
+    assert main(["validate", "--store", "s.sqlite", "--sizes", "64M", *more]) == 1
+    assert f"needs {missing}: pip install" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_the_guest_too(tmp_path, number):
+    command = [sys.executable, "-m", "pysampler", "validate", "--sizes", "64M", "--repeat", "99"]
+    command += ["--store", str(tmp_path / "s.sqlite")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not (guest := children.read_text().split()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    while len(list(Path(f"/proc/{guest[0]}/task").iterdir())) == 1:  # until it runs a vCPU
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (130, "pysampler validate: interrupted\n")
+    assert not Path(f"/proc/{guest[0]}").exists()
 
 
 @pytest.mark.parametrize(
