@@ -210,6 +210,8 @@ class Measurement:
         """
         if len(text) > MAX_JSON_BYTES:
             raise FormatError(f"longer than {MAX_JSON_BYTES >> 20} MiB, so not a vector")
+        if not text.strip():  # as of a pipe whose other end failed
+            raise FormatError("empty: there is no vector in it")
         try:
             vector = json.loads(text)
         except (ValueError, RecursionError) as error:

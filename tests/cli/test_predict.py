@@ -321,3 +321,9 @@ def test_numbers_of_numpy_are_numbers_and_what_is_none_is_refused():
         predict(measurement, [None], 300, model="published")
     with pytest.raises(UsageError, match="downtime: b'1s'"):
         predict(measurement, 1e9, [b"1s"], model="published")
+
+
+def test_an_empty_pipe_is_told_as_such(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    code, _, err = run(capsys, "predict")
+    assert (code, err) == (1, "pysampler predict: stdin: empty: there is no vector in it\n")
