@@ -32,11 +32,8 @@ class EndingSignals:
         self._interrupting = False
 
     def _receive(self, *_: object) -> None:
-        self.received = True
-        for number in self._handlers:
-            # By the kernel: Python's own handlers end before the process does.
-            signal.signal(number, signal.SIG_IGN)
-        if self._interrupting:
+        is_first, self.received = not self.received, True
+        if is_first and self._interrupting:
             raise KeyboardInterrupt
 
     @contextmanager
@@ -59,6 +56,7 @@ class EndingSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.received:
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
+        for number, handler in self._handlers.items():
+            # By the kernel: Python's own handlers end before the process does. Not in a handler:
+            # Python complains of a signal that was on its way when it came to be ignored.
+            signal.signal(number, signal.SIG_IGN if self.received else handler)
