@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pysampler import Measurement, Mode, Status
 from pysampler.errors import MissingFeatureError
+from pysampler.qmp.address import listen
 from pysampler.qmp.server import QmpServer
 
 TIMEOUT_S = 20  # of what happens at once; only a failing test waits for it
@@ -148,7 +149,7 @@ class Client:
 @contextmanager
 def serving(address, guest=None, measure=None):
     guest = guest or FakeGuest()
-    server = QmpServer(guest, measure or FakeMeasure(), address)
+    server = QmpServer(guest, measure or FakeMeasure(), listen(address))
     server.start()
     try:
         yield server

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from pysampler.cli.signals import EndingSignals
 from pysampler.cli.streams import put
 from pysampler.errors import UsageError
 from pysampler.guest import BlockSpec, Content, Guest, Phases, allocate
@@ -19,6 +19,7 @@ from pysampler.guest.phases import assign
 from pysampler.guest.ram import MAIN_IDSTR, named
 from pysampler.guest.vcpu import working_set
 from pysampler.guest.workload import parse_fraction
+from pysampler.qmp.address import listen
 from pysampler.qmp.server import QmpServer
 from pysampler.tracking import offer_userfaultfd
 from pysampler.units import parse_size
@@ -76,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the guest until SIGTERM or SIGINT."""
+    """Run the guest until a signal or QMP's quit ends it."""
     if not 1 <= args.vcpus <= MAX_VCPUS:
         raise UsageError(f"--vcpus: {args.vcpus} is not from 1 to {MAX_VCPUS}")
     if not 0 <= args.seed < 1 << 64:
@@ -84,30 +85,34 @@ def run(args: argparse.Namespace) -> int:
     specs = _specs(args.memory, args.block)
     zero = parse_fraction(args.zero, "--zero")
     phases = _phases(args)
-    ram = allocate(
-        specs,
-        zero=zero,
-        content=Content(args.content),
-        seed=args.seed,
-        huge=args.huge,
-        truth=args.truth,
-        reachable=_reachable(specs, phases, zero),
-    )
-    with ExitStack() as stack:
+    with EndingSignals() as signals, ExitStack() as stack:
+        listener = None
+        if args.qmp is not None:  # before the RAM, which takes long to fill
+            listener = listen(args.qmp)
+            stack.callback(listener.close)
+        with signals.interrupting():
+            ram = allocate(
+                specs,
+                zero=zero,
+                content=Content(args.content),
+                seed=args.seed,
+                huge=args.huge,
+                truth=args.truth,
+                reachable=_reachable(specs, phases, zero),
+            )
         guest = Guest(ram, phases, args.seed)
         stack.callback(guest.close)
         for fd in offer_userfaultfd():  # for exact tracking from outside
             stack.callback(os.close, fd)
         server = None
-        if args.qmp is not None:
-            server = QmpServer(guest, GuestMeasure(guest), args.qmp)
+        if listener is not None:
+            server = QmpServer(guest, GuestMeasure(guest), listener)
             stack.callback(server.close)
             server.start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: guest.request_shutdown())
         guest.cont()
         put(json.dumps(_ready(guest, server)))
-        while not guest.shutdown_requested.wait(_TICK_S):
+        # Looked at and not waited for: a handler must not take the lock of what it interrupts.
+        while not signals.received and not guest.shutdown_requested.wait(_TICK_S):
             guest.note_rates()
         if server is not None:
             server.shutdown("host-signal")  # unless it has told them of a quit already

@@ -21,19 +21,19 @@ class EndingSignals:
     The first is all that counts: those after it are ignored until the process ends, as whoever
     sends them wants it to end, and it does. A signal that was ignored before, as SIGHUP is
     under nohup, stays so.
+
+    Attributes:
+        received: whether a signal has come.
     """
 
     def __init__(self) -> None:
         self._handlers: dict[signal.Signals, Any] = {}
-        self._received = False
+        self.received = False
         self._interrupting = False
 
     def _receive(self, *_: object) -> None:
-        self._received = True
-        for number in self._handlers:
-            # By the kernel: Python's own handlers end before the process does.
-            signal.signal(number, signal.SIG_IGN)
-        if self._interrupting:
+        is_first, self.received = not self.received, True
+        if is_first and self._interrupting:
             raise KeyboardInterrupt
 
     @contextmanager
@@ -41,7 +41,7 @@ class EndingSignals:
         """Let a signal raise KeyboardInterrupt, also one that came before."""
         self._interrupting = True
         try:
-            if self._received:
+            if self.received:
                 raise KeyboardInterrupt
             yield
         finally:
@@ -56,6 +56,7 @@ class EndingSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._received:
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
+        for number, handler in self._handlers.items():
+            # By the kernel: Python's own handlers end before the process does. Not in a handler:
+            # Python complains of a signal that was on its way when it came to be ignored.
+            signal.signal(number, signal.SIG_IGN if self.received else handler)

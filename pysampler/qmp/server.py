@@ -8,7 +8,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from pysampler.qmp.address import Listener, listen
 from pysampler.qmp.commands import Monitor
 from pysampler.qmp.dirty_rate import DirtyRate
 from pysampler.qmp.messages import event
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
 
+    from pysampler.qmp.address import Listener
     from pysampler.qmp.interface import Guest, Measure
 
 MAX_CLIENTS = 64
@@ -26,7 +26,7 @@ MAX_CLIENTS = 64
 class QmpServer:
     """Serves QMP for a guest.
 
-    >>> server = QmpServer(guest, measure, "unix:guest.sock")
+    >>> server = QmpServer(guest, measure, listen("unix:guest.sock"))
     >>> server.start()
     >>> guest.shutdown_requested.wait()
     >>> server.close()
@@ -34,11 +34,11 @@ class QmpServer:
     Args:
         guest: what is served; it outlives the server.
         measure: what calc-dirty-rate runs.
-        address: ``unix:PATH`` or ``tcp:HOST:PORT``; once started, with the real port.
+        listener: where clients come in; closed with the server.
     """
 
-    def __init__(self, guest: Guest, measure: Measure, address: str) -> None:
-        self.address = address
+    def __init__(self, guest: Guest, measure: Measure, listener: Listener) -> None:
+        self._listener = listener
         self._dirty_rate = DirtyRate(measure)
         self._monitor = Monitor(guest, self._dirty_rate, self._emit, self.shutdown)
         self._sessions: set[Session] = set()
@@ -49,19 +49,15 @@ class QmpServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Begin to serve. Clients can connect when it returns.
+    @property
+    def address(self) -> str:
+        """``unix:PATH`` or ``tcp:HOST:PORT``, with the real port."""
+        return self._listener.address
 
-        Raises:
-            UsageError: the address is neither unix nor loopback TCP.
-            SourceError: it cannot be had.
-        """
-        listener = listen(self.address)
-        self.address = listener.address
+    def start(self) -> None:
+        """Begin to serve."""
         ready = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, args=(listener, ready), name="qmp", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="qmp", daemon=True)
         self._thread.start()
         ready.wait()
 
@@ -81,19 +77,20 @@ class QmpServer:
         self._dirty_rate.close()
         self._aside.shutdown(wait=False)
 
-    def _run(self, listener: Listener, ready: threading.Event) -> None:
+    def _run(self, ready: threading.Event) -> None:
         try:
-            asyncio.run(self._serve(listener, ready))
+            asyncio.run(self._serve(ready))
         finally:
-            listener.close()
+            self._listener.close()
 
-    async def _serve(self, listener: Listener, ready: threading.Event) -> None:
+    async def _serve(self, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
-        listener.socket.setblocking(False)
-        self._loop.add_reader(listener.socket, self._accept, listener.socket)
+        listening = self._listener.socket
+        listening.setblocking(False)
+        self._loop.add_reader(listening, self._accept, listening)
         ready.set()
         await self._stopping.wait()
-        self._loop.remove_reader(listener.socket)
+        self._loop.remove_reader(listening)
         sessions = tuple(self._sessions)
         if not sessions:
             return

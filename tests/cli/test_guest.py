@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 import pysampler
+import pysampler.cli
 from pysampler.guest.measure import GuestMeasure
 from pysampler.source import find_blocks
 
@@ -174,12 +176,50 @@ def test_a_stopped_guest_counts_no_further(ends):
             time.sleep(0.001)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_cleanly(number):
-    with guest("--memory=1M", "--workload=uniform:wps=max") as process:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_cleanly(tmp_path, number):
+    arguments = ["--memory=1M", "--workload=uniform:wps=max", f"--qmp=unix:{tmp_path}/guest.sock"]
+    with guest(*arguments) as process:
         process.send_signal(number)
         assert process.wait(30) == 0
         assert process.stderr.read() == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def main_of_guest(monkeypatch, allocate, *arguments):
+    """Run the verb in this process with another way to fill RAM."""
+    monkeypatch.setattr("pysampler.cli.guest.allocate", allocate)
+    return pysampler.cli.main(["guest", "--memory=1M", *arguments])
+
+
+def test_an_address_that_is_taken_is_refused_before_ram_is_filled(tmp_path, monkeypatch, capsys):
+    with guest("--memory=1M", f"--qmp=unix:{tmp_path}/guest.sock") as process:
+        address = process.ready["qmp"]
+        fill = Mock()
+        assert main_of_guest(monkeypatch, fill, f"--qmp={address}") == 1
+        assert "a running process serves it" in capsys.readouterr().err
+        fill.assert_not_called()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_ram_is_filled_leaves_no_socket(tmp_path, monkeypatch, capsys, number):
+    def fill(*_, **__):
+        assert (tmp_path / "guest.sock").exists()
+        # A second one, which changes nothing, comes before the first has been looked at.
+        ending = {number, signal.SIGTERM}
+        signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+        for each in ending:
+            signal.raise_signal(each)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
+
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        assert main_of_guest(monkeypatch, fill, f"--qmp=unix:{tmp_path}/guest.sock") == 130
+    finally:
+        for ending, handler in handlers.items():
+            signal.signal(ending, handler)
+    assert capsys.readouterr() == ("", "pysampler guest: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_its_counters_count_on_while_it_runs():

@@ -1,6 +1,7 @@
 import os
 import socket
 import stat
+from contextlib import closing
 
 import pytest
 from qmp_fakes import Client, FakeGuest, FakeMeasure, serving
@@ -41,8 +42,8 @@ def test_the_socket_is_gone_after_close(tmp_path):
 
 
 def test_closing_twice_or_unstarted_does_nothing(tmp_path):
-    server = QmpServer(FakeGuest(), FakeMeasure(), f"unix:{tmp_path}/s")
-    server.close()
+    with closing(listen(f"unix:{tmp_path}/s")) as listener:
+        QmpServer(FakeGuest(), FakeMeasure(), listener).close()
     with serving(f"unix:{tmp_path}/s") as server:
         server.close()
         server.shutdown("host-signal")
@@ -61,7 +62,7 @@ def test_the_socket_of_a_live_server_is_refused_and_left_alone(tmp_path):
     address = f"unix:{tmp_path}/s"
     with serving(address) as server:
         with pytest.raises(SourceError, match="a running process serves it"):
-            QmpServer(FakeGuest(), FakeMeasure(), address).start()
+            listen(address)
         with Client(server.address) as client:
             client.negotiate()
 
