@@ -28,6 +28,16 @@ def main() -> int:
     except KeyboardInterrupt:
         print("pysampler: interrupted", file=sys.stderr)
         return 130
+    finally:
+        _discard_what_stderr_refuses()
+
+
+def _discard_what_stderr_refuses() -> None:
+    """Spare the interpreter a last attempt at a full or vanished stderr: it would exit with 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _open_standard_descriptors() -> None:

@@ -16,6 +16,9 @@ settings.load_profile("no-deadline")
 # A shell starts what it puts into the background with SIGINT ignored; our children would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Nor do users have this: what is left in a buffer makes the interpreter's exit fail.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 
 @pytest.fixture
 def memfd():
