@@ -2,8 +2,8 @@
 """How good the predictors are, on real migrations whose vector is known.
 
 A file of such migrations has one JSON object a line: ``config`` (max-bandwidth in bytes/s,
-downtime-limit in ms, limit-s), one or several vectors (``vector``, ``vector-512``) and ``result``
-(converged, and QEMU's query-migrate reply).
+downtime-limit in ms, limit-s, and what the guest does), one or several vectors (``vector``,
+``vector-512``) and ``result`` (converged, and QEMU's query-migrate reply).
 
 The link's own speed is not in a vector. It is cross-validated: each migration is predicted with
 the median of the speeds at which the others sent their last pass.
@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pysampler.core import ModeKind
 from pysampler.errors import FormatError
 from pysampler.measurement import MAX_JSON_BYTES, Measurement
+from pysampler.prediction.curve import DirtyCurve, Mode
 from pysampler.prediction.precopy import Precopy, migrate
 from pysampler.prediction.prediction import MEMBERS, Cell, Model, predict, summarise
+from pysampler.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,6 +49,7 @@ class Migration:
         link: bytes per second of its last pass; None where that was too short to tell.
         vectors: name -> the guest's vector.
         title: one line for people.
+        guest: what the guest really does; None where the record does not say so.
     """
 
     bandwidth: float
@@ -56,6 +60,7 @@ class Migration:
     link: float | None
     vectors: dict[str, Measurement]
     title: str
+    guest: DirtyCurve | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +199,33 @@ def _migration(record: object) -> Migration:
         vectors=vectors,
         title=f"{config.get('mode', '')} {config.get('ws-mib', '')} MiB at "
         f"{config.get('wps', '')}/s",
+        guest=_known_guest(config, next(iter(vectors.values())).page_size),
     )
+
+
+def _known_guest(config: dict[str, Any], page_size: int) -> DirtyCurve | None:
+    kind = config.get("mode")
+    try:
+        ram, fill, pages = (
+            _number(config, key) * MIB / page_size for key in ("ram-mib", "fill-mib", "ws-mib")
+        )
+        writes = _number(config, "wps")
+    except FormatError:
+        return None  # a record need not say what its guest does
+    modes: tuple[Mode, ...]
+    if kind == "uniform":
+        modes = (Mode(pages, writes / pages, ModeKind.RANDOM),)
+    elif kind == "seq":
+        modes = (Mode(pages, writes / pages, ModeKind.SEQUENTIAL),)
+    elif kind == "hotcold":  # 90 % of the writes go to 10 % of the pages
+        hot, cold = 0.1 * pages, 0.9 * pages
+        modes = (
+            Mode(hot, 0.9 * writes / hot, ModeKind.RANDOM),
+            Mode(cold, 0.1 * writes / cold, ModeKind.RANDOM),
+        )
+    else:
+        return None
+    return DirtyCurve(modes, None, (), (), fill, max(0.0, ram - fill), 0.0, 1)
 
 
 def _member(record: object, key: str, kind: type) -> Any:

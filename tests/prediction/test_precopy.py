@@ -25,13 +25,17 @@ GIB_PAGES = 262_144
 def guest(*modes, nonzero=GIB_PAGES, zero=0, members=1, page_size=4096):
     """An ensemble of known guests."""
     curve = DirtyCurve(tuple(modes), None, (), (), nonzero, zero, 0.0, 1)
+    return guest_of(curve, members, page_size)
+
+
+def guest_of(curve, members=1, page_size=4096):
     measurement = Measurement(
         page_size=page_size,
         periods=(1000,),
         n_dirty_pages=(0,),
         n_sampled_pages=1,
         n_zero_pages=0,
-        n_total_pages=int(nonzero + zero),
+        n_total_pages=int(curve.nonzero_pages + curve.zero_pages),
     )
     return assemble(curve, [curve] * members, measurement, np.random.default_rng(7))
 
@@ -230,36 +234,16 @@ def test_real_migrations_are_predicted_better_than_by_the_published_model():
     assert scores["qemu", "vector"].n_bad == 0
 
 
-def truth(config):
-    """The modes that the record's guest really had."""
-    pages, writes = config["ws-mib"] * 256, config["wps"]
-    if config["mode"] == "seq":
-        return [Mode(pages, writes / pages, core.ModeKind.SEQUENTIAL)]
-    if config["mode"] == "uniform":
-        return [Mode(pages, writes / pages, core.ModeKind.RANDOM)]
-    hot = pages * 0.1
-    return [
-        Mode(hot, 0.9 * writes / hot, core.ModeKind.RANDOM),
-        Mode(pages - hot, 0.1 * writes / (pages - hot), core.ModeKind.RANDOM),
-    ]
-
-
 def test_the_loop_is_within_a_percent_of_real_migrations_of_a_known_guest():
     errors = []
-    for line in RECORDS:
-        record = json.loads(line)
-        config, result = record["config"], record["result"]
-        nonzero = config["fill-mib"] * 256
-        ensemble = guest(
-            *truth(config), nonzero=nonzero, zero=config["ram-mib"] * 256 - nonzero, members=32
-        )
-        how = Precopy(link=2.9e9, deadline_ms=1000 * config["limit-s"])
-        cell = (float(config["max-bandwidth"]), float(config["downtime-limit"]))
+    for migration in read_migrations(RECORDS):
+        ensemble = guest_of(migration.guest, members=32)
+        how = Precopy(link=2.9e9, deadline_ms=migration.limit_ms)
+        cell = (migration.bandwidth, migration.downtime_limit_ms)
         outcomes = migrate(ensemble, how, [cell])[:, 0]
-        assert (np.median(outcomes["converged"]) > 0.5) == result["converged"], config
-        if result["converged"]:
-            real = result["query-migrate"]["total-time"]
-            errors.append(abs(np.median(outcomes["total_ms"]) / real - 1))
+        assert (np.median(outcomes["converged"]) > 0.5) == migration.converged, migration.title
+        if migration.converged:
+            errors.append(abs(np.median(outcomes["total_ms"]) / migration.total_ms - 1))
     assert np.median(errors) < 0.004
     assert np.quantile(errors, 0.9) < 0.01
 
