@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,7 @@ def advise(
         MissingFeatureError: scipy is not there.
     """
     check_status(measurement, unfinished=unfinished)
+    codecs = _codecs(measurement)
     precopy = precopy or Precopy()
     ensemble = build_ensemble(measurement, members, seed)
     model = _Model(ensemble, bandwidth, downtime_limit_ms, precopy)
@@ -137,7 +139,7 @@ def advise(
         _least_downtime(model),
         throttle,
         _dirty_limit(model, throttle, vcpus),
-        *_compression(model, measurement),
+        *(_compressed(model, codec, *figures) for codec, figures in codecs.items()),
         _post_copy(model, vcpus),
     ]
 
@@ -175,15 +177,15 @@ def _least(p_of: Callable[[float], float], low: float, high: float, p: float) ->
     return high
 
 
-def _least_percent(p_of: Callable[[float], float], p: float) -> float | None:
-    """Return the least whole percentage from 0 to 99 with which p is reached."""
-    low, high = -1, 99
+def _least_whole(p_of: Callable[[float], float], low: float, high: float, p: float) -> float | None:
+    """Return the least whole number from low to high with which p is reached."""
     if p_of(high) < p:
         return None
+    low -= 1  # fails, as it were
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if p_of(middle) >= p else (middle, high)
-    return float(high)
+    return high
 
 
 def _both(least: Callable[[float], float | None]) -> tuple[float | None, float | None]:
@@ -192,6 +194,7 @@ def _both(least: Callable[[float], float | None]) -> tuple[float | None, float |
 
 
 def _least_bandwidth(model: _Model) -> Advice:
+    @cache
     def p_of(bandwidth: float) -> float:
         return model.p(bandwidth=bandwidth)
 
@@ -219,21 +222,19 @@ def _rounded(value: float) -> float:
 
 
 def _least_downtime(model: _Model) -> Advice:
+    @cache
     def p_of(limit: float) -> float:
         return model.p(limit_ms=limit)
 
-    value, safe = _both(lambda p: _least(p_of, 1.0, _MOST_DOWNTIME_MS, p))
+    value, safe = _both(lambda p: _least_whole(p_of, 1.0, _MOST_DOWNTIME_MS, p))
     if value is None:
         return Advice(
             "downtime-limit", None, None, "ms", None, "no downtime-limit makes it converge", {}
         )
-    text = f"a downtime-limit of {math.ceil(value)} ms converges as likely as not"
+    text = f"a downtime-limit of {value:.0f} ms converges as likely as not"
     if safe is not None:
-        text += f", {math.ceil(safe)} ms with {SAFE:.0%}"
-    return Advice(
-        "downtime-limit", float(math.ceil(value)), safe and float(math.ceil(safe)), "ms",
-        p_of(math.ceil(value)), text, {},
-    )  # fmt: skip
+        text += f", {safe:.0f} ms with {SAFE:.0%}"
+    return Advice("downtime-limit", value, safe, "ms", p_of(value), text, {})
 
 
 def throttled(ensemble: Ensemble, percent: float) -> Ensemble:
@@ -248,10 +249,11 @@ def throttled(ensemble: Ensemble, percent: float) -> Ensemble:
 
 
 def _throttle(model: _Model) -> Advice:
+    @cache
     def p_of(percent: float) -> float:
         return model.p(ensemble=throttled(model.ensemble, percent))
 
-    value, safe = _both(lambda p: _least_percent(p_of, p))
+    value, safe = _both(lambda p: _least_whole(p_of, 0.0, 99.0, p))
     if value is None:
         return Advice("throttle", None, None, "%", None, "not even 99 % make it converge", {})
     text = f"auto-converge must reach {value:.0f} % to converge as likely as not"
@@ -288,24 +290,24 @@ def _dirty_limit(model: _Model, throttle: Advice, vcpus: int) -> Advice:
     return Advice("dirty-limit", value, safe, "MiB/s", throttle.p_converge, text, {"vcpus": vcpus})
 
 
-def _compression(model: _Model, measurement: Measurement) -> list[Advice]:
-    """One advice for each codec that the vector has ratio and speed of."""
+def _codecs(measurement: Measurement) -> dict[str, tuple[float, float]]:
+    """Return ratio and speed (bytes/s) of each codec that the vector has them of."""
     found = measurement.details.get("compression")
     codecs = found.get("codecs") if isinstance(found, dict) else None
-    advices = []
-    if isinstance(codecs, dict) and len(codecs) > _MOST_CODECS:
+    if not isinstance(codecs, dict):
+        return {}
+    if len(codecs) > _MOST_CODECS:
         raise FormatError(f"x-pysampler.compression.codecs: more than {_MOST_CODECS}")
-    for codec, figures in codecs.items() if isinstance(codecs, dict) else ():
+    known = {}
+    for codec, figures in codecs.items():
         # Dirtied pages decide over convergence; where none was dirtied, all pages.
         pages = figures.get("dirtied") or figures.get("all") if isinstance(figures, dict) else None
-        ratio, speed = (
-            _figure(pages, "ratio-mean", 1e-6, 2.0),
-            _figure(pages, "bytes-per-s", 1e3, 1e15),
-        )
+        ratio = _figure(pages, "ratio-mean", 1e-6, 2.0)
+        speed = _figure(pages, "bytes-per-s", 1e3, 1e15)
         if ratio is None or speed is None:
             raise FormatError(f"x-pysampler.compression.codecs.{codec}: no ratio and speed")
-        advices.append(_compressed(model, codec, ratio, speed))
-    return advices
+        known[codec] = ratio, speed
+    return known
 
 
 def _figure(pages: object, key: str, least: float, most: float) -> float | None:
