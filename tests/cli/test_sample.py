@@ -107,7 +107,11 @@ FAULTS = {
     "unmaps": (PRIVATE, "memory.close()", "the process has unmapped it"),
     "shrinks": (PRIVATE, "memory.resize(LENGTH // 2)", "the process has unmapped it"),
     "exits (memfd)": (MEMFD, "os._exit(0)", "the process has ended"),
-    "executes (memfd)": (MEMFD, "os.execlp('sleep', 'sleep', '20')", "the process has ended"),
+    "executes (memfd)": (
+        MEMFD,
+        "os.close(1); os.execlp('sleep', 'sleep', '60')",
+        "the process has ended",
+    ),
     "unmaps (memfd)": (MEMFD, "memory.close()", "the process has unmapped it"),
     "truncates": (MEMFD, "os.ftruncate(fd, LENGTH // 2)", "was truncated: 16 MiB"),
 }
