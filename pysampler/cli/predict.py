@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument(
-        "vector", nargs="?", default="-", metavar="FILE", help="a vector; - or nothing: stdin"
-    )
+    parser.add_argument("vector", nargs="?", metavar="FILE", help="a vector; - or nothing: stdin")
     parser.add_argument(
         "--model",
         choices=("qemu", "published"),
@@ -115,14 +113,15 @@ def run(args: argparse.Namespace) -> int:
         from pysampler.prediction.plot import check_plot  # noqa: PLC0415 - an extra
 
         check_plot(args.plot)
-    measurement = read_vector(args.vector)
+    name = "-" if args.vector is None else args.vector
+    measurement = read_vector(name)
     try:
         check_status(measurement, unfinished=args.unfinished)
         prediction = predict(
             measurement, bandwidth, downtime, model=model, precopy=precopy, unfinished=True
         )
     except FormatError as error:
-        raise with_name(args.vector, error) from error
+        raise with_name(name, error) from error
     if prediction.fit:
         print(f"curve: {prediction.fit}", file=sys.stderr)
     if args.plot is not None:
@@ -142,6 +141,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
+    if args.vector is not None:
+        raise UsageError(f"--evaluate brings its own vectors; leave out {args.vector!r}")
     for name in ("model", "grid", "bandwidth", "downtime", "plot"):
         if getattr(args, name) is not None:
             raise UsageError(f"--evaluate scores both models as the file says; not with --{name}")

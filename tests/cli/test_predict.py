@@ -303,6 +303,17 @@ def test_evaluating_takes_no_option_that_it_would_ignore(capsys, option):
     assert f"not with {option.partition('=')[0]}" in err
 
 
+@pytest.mark.parametrize("name", [VECTOR, "-", "no-such-file"])
+def test_evaluating_takes_no_vector_that_it_would_ignore(capsys, name):
+    code, out, err = run(
+        capsys, "predict", name, "--evaluate", GOLDEN / "migrations-qemu10.jsonl", "--json"
+    )
+    assert (code, out) == (2, "")
+    assert err == (
+        f"pysampler predict: --evaluate brings its own vectors; leave out {str(name)!r}\n"
+    )
+
+
 def test_evaluating_names_the_file_of_a_vector_that_cannot_be_used(capsys, tmp_path):
     record = json.loads((GOLDEN / "migrations-qemu10.jsonl").read_text().splitlines()[0])
     record["vector"]["status"] = "measuring"
