@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from pysampler.cli.output import Output
+from pysampler.cli.signals import EndingSignals
 from pysampler.cli.streams import put
 from pysampler.cli.tables import print_table
 from pysampler.cli.vector_input import read_vector, with_name
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
     from typing import BinaryIO
+
+    from pysampler.measurement import Measurement
+    from pysampler.prediction.prediction import Prediction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,18 +107,32 @@ def run(args: argparse.Namespace) -> int:
     precopy = precopy_of(args)
     if args.evaluate is not None:
         return _evaluate(args, precopy)
-    published_grid = args.grid == "published"
-    if published_grid and (args.bandwidth or args.downtime):
+    if args.grid == "published" and (args.bandwidth or args.downtime):
         raise UsageError("--grid published has its own bandwidths and downtime-limits")
-    model: Model = args.model or ("published" if published_grid else "qemu")
     bandwidth = args.bandwidth and [as_rate(text) for text in args.bandwidth.split(",")]
     downtime = args.downtime and [as_limit_ms(text) for text in args.downtime.split(",")]
-    if args.plot is not None:
-        # A missing library or a wrong ending is told before anything is computed.
-        from pysampler.prediction.plot import check_plot  # noqa: PLC0415 - an extra
+    if args.plot is None:
+        _print(args, _predict(args, precopy, bandwidth, downtime)[1])
+        return 0
+    from pysampler.prediction.plot import ending_of, plot  # noqa: PLC0415 - an extra
 
-        check_plot(args.plot)
+    # Whatever is wrong with the picture's name is told before anything is computed.
+    ending = ending_of(args.plot)
+    with EndingSignals() as signals, Output(args.plot) as picture, signals.interrupting():
+        measurement, prediction = _predict(args, precopy, bandwidth, downtime)
+        _print(args, prediction)
+        picture.write_bytes(plot(ending, measurement, prediction, precopy))
+    return 0
+
+
+def _predict(
+    args: argparse.Namespace,
+    precopy: Precopy,
+    bandwidth: list[float] | None,
+    downtime: list[float | None] | None,
+) -> tuple[Measurement, Prediction]:
     name = "-" if args.vector is None else args.vector
+    model: Model = args.model or ("published" if args.grid == "published" else "qemu")
     measurement = read_vector(name)
     try:
         check_status(measurement, unfinished=args.unfinished)
@@ -122,22 +141,21 @@ def run(args: argparse.Namespace) -> int:
         )
     except FormatError as error:
         raise with_name(name, error) from error
+    return measurement, prediction
+
+
+def _print(args: argparse.Namespace, prediction: Prediction) -> None:
     if prediction.fit:
         print(f"curve: {prediction.fit}", file=sys.stderr)
-    if args.plot is not None:
-        from pysampler.prediction.plot import plot  # noqa: PLC0415 - an extra
-
-        plot(args.plot, measurement, prediction, precopy)
     if args.json:
         put(json.dumps(prediction.to_dict(), indent=1))
-    elif model == "published" and bandwidth is None and downtime is None:
+    elif prediction.model == "published" and args.bandwidth is None and args.downtime is None:
         print("published grid: 1 Gbps is 2^30 bit/s here", file=sys.stderr)
         put(table.published_table(prediction), end="")
     else:
-        if bandwidth is None:
+        if args.bandwidth is None:
             print("bandwidths of the published grid, in 2^30 bit/s", file=sys.stderr)
         print_table(table.prediction_table(prediction))
-    return 0
 
 
 def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:

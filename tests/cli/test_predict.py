@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -84,6 +85,65 @@ def test_a_plot_is_drawn(capsys, tmp_path, ending):
     assert run(capsys, "predict", VECTOR, *QUICK, "--plot", path)[0] == 0
     head = path.read_bytes()[:8]
     assert head.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_same_prediction_gives_the_same_picture(capsys, tmp_path, ending):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    paths = [tmp_path / f"{name}.{ending}" for name in "ab"]
+    for path in paths:
+        run(capsys, "predict", VECTOR, *QUICK, "--plot", path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("nowhere/x.png", 1, "cannot write {}: No such file or directory"),
+        ("a-file/x.png", 1, "cannot write {}: Not a directory"),
+        ("folder.png", 1, "cannot write {}: is a directory"),
+        ("x.bmp", 2, "plot: '{}' ends in neither .png nor .svg"),
+        ("", 2, "ends in neither .png nor .svg"),
+    ],
+)
+def test_a_picture_that_cannot_be_is_refused_before_the_vector_is_read(
+    capsys, tmp_path, name, code, message
+):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "a-file").touch()
+    path = f"{tmp_path}/{name}"
+    found, out, err = run(capsys, "predict", tmp_path / "no-vector", *QUICK, "--plot", path)
+    assert (found, out) == (code, "")
+    assert err.startswith("pysampler predict: ")
+    assert err.endswith(message.format(path) + "\n")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a-file", "folder.png"]
+
+
+def test_a_picture_is_there_whole_or_not_at_all(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    path = tmp_path / "x.png"
+    path.write_text("the old one")
+    code, _, err = run(capsys, "predict", tmp_path / "no-vector", *QUICK, "--plot", path)
+    assert (code, path.read_text()) == (1, "the old one")
+
+    def replace(*_):
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(os, "replace", replace)
+    code, out, err = run(capsys, "predict", VECTOR, *QUICK, "--plot", path)
+    assert code == 1
+    assert "300 ms" in out
+    assert err.endswith(f"cannot write {path}: Device or resource busy\n")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["the old one"]
+
+
+def test_a_picture_of_a_linked_name_goes_where_the_link_leads(capsys, tmp_path):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    (tmp_path / "x.png").symlink_to("target.png")
+    assert run(capsys, "predict", VECTOR, *QUICK, "--plot", tmp_path / "x.png")[0] == 0
+    assert (tmp_path / "target.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "x.png").is_symlink()
 
 
 def test_real_migrations_are_scored_for_both_models_and_all_vectors(capsys):
