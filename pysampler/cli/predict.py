@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
 from pysampler.cli.output import Output
 from pysampler.cli.signals import EndingSignals
-from pysampler.cli.streams import put
+from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
 from pysampler.cli.vector_input import read_vector, with_name
 from pysampler.errors import FormatError, PysamplerError, SourceError, UsageError
@@ -146,15 +145,15 @@ def _predict(
 
 def _print(args: argparse.Namespace, prediction: Prediction) -> None:
     if prediction.fit:
-        print(f"curve: {prediction.fit}", file=sys.stderr)
+        say(args.verb, f"curve: {prediction.fit}")
     if args.json:
         put(json.dumps(prediction.to_dict(), indent=1))
     elif prediction.model == "published" and args.bandwidth is None and args.downtime is None:
-        print("published grid: 1 Gbps is 2^30 bit/s here", file=sys.stderr)
+        say(args.verb, "published grid: 1 Gbps is 2^30 bit/s here")
         put(table.published_table(prediction), end="")
     else:
         if args.bandwidth is None:
-            print("bandwidths of the published grid, in 2^30 bit/s", file=sys.stderr)
+            say(args.verb, "bandwidths of the published grid, in 2^30 bit/s")
         print_table(table.prediction_table(prediction))
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import sys
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -122,8 +121,8 @@ def run(args: argparse.Namespace) -> int:
             put(sentence)
     if args.output:
         write_report(args.output, rows, facts)
-        print(f"report: {os.path.join(args.output, 'index.html')}", file=sys.stderr)
-    print(f"stored as run {number}; --compare shows it beside the others", file=sys.stderr)
+        say(args.verb, f"report: {os.path.join(args.output, 'index.html')}")
+    say(args.verb, f"stored as run {number}; --compare shows it beside the others")
     return 0
 
 

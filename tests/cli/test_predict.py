@@ -74,7 +74,7 @@ def test_json_is_one_object_with_a_cell_for_each_pair(capsys, model):
 
 def test_the_fit_is_told_on_stderr(capsys):
     _, _, err = run(capsys, "predict", VECTOR, *QUICK)
-    assert err.startswith("curve: ")
+    assert err.startswith("pysampler predict: curve: ")
     assert "chi-square" in err
 
 

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from subject import LENGTH
 
 from pysampler import Measurement
 
+VECTOR = Path(__file__).parents[1] / "golden" / "vector-32gib-memcached.json"
 PYSAMPLER = [sys.executable, "-m", "pysampler"]
 
 
@@ -39,6 +41,13 @@ def test_a_full_stderr_is_no_failure(ram):
     done = shell("2>/dev/full", "sample", "--file", ram, "--calc-time", "50ms")
     assert done.returncode == 0
     json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
+def test_what_is_said_of_a_prediction_cannot_harm_it(redirection):
+    done = shell(redirection, "predict", VECTOR, "--json", "--downtime", "1s")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["model"] == "qemu"
 
 
 VERBS = [
