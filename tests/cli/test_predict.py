@@ -321,6 +321,36 @@ def test_a_bad_reply_is_refused_by_key(capsys, tmp_path, reply, message):
     assert message in err
 
 
+@pytest.mark.parametrize("verb", ["predict", "advise"])
+def test_a_reply_of_qmp_counts_as_the_vector_in_it(capsys, tmp_path, verb):
+    path = tmp_path / "reply.json"
+    path.write_text(f'{{"return": {VECTOR.read_text()}}}')
+    assert run(capsys, verb, path, *QUICK, "--json") == run(capsys, verb, VECTOR, *QUICK, "--json")
+
+
+def test_the_quick_rule_takes_replies_of_qmp_with_and_without_a_vector(capsys, tmp_path):
+    path = tmp_path / "reply.json"
+    words = ("advise", "--quick", path, "--bandwidth", "10Gbps", "--downtime", "125ms")
+    rate = '{"status": "measured", "dirty-rate": 98, "calc-time": 125, "calc-time-unit": "millisecond"}'
+    for content in (VECTOR.read_text(), rate):
+        path.write_text(content)
+        bare = run(capsys, *words)
+        path.write_text(f'{{"return": {content}, "id": "x"}}')
+        assert run(capsys, *words) == bare
+        assert bare[0] == 0
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "1", '"text"', '{"status": "measured"}'])
+def test_a_reply_of_qmp_with_something_else_is_refused_in_one_line(capsys, tmp_path, content):
+    path = tmp_path / "reply.json"
+    path.write_text(f'{{"return": {content}}}')
+    for words in (("predict",), ("advise",), ("advise", "--quick")):
+        code, out, err = run(capsys, *words, path, *QUICK)
+        assert (code, out) == (1, "")
+        assert err.startswith(f"pysampler {words[0]}: {path}: ")
+        assert err.count("\n") == 1
+
+
 def with_codecs(tmp_path, codecs):
     return edited(tmp_path, x_pysampler={"compression": {"codecs": codecs}})
 
