@@ -15,7 +15,7 @@ from pysampler.errors import FormatError, PysamplerError, SourceError, UsageErro
 from pysampler.measurement import MAX_JSON_BYTES
 from pysampler.prediction import table
 from pysampler.prediction.evaluate import evaluate, read_migrations
-from pysampler.prediction.precopy import Precopy
+from pysampler.prediction.precopy import LIMITS, Precopy
 from pysampler.prediction.prediction import Model, as_limit_ms, as_rate, check_status, predict
 from pysampler.printable import printable
 from pysampler.units import parse_duration_ms
@@ -84,7 +84,7 @@ def add_migration_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def precopy_of(args: argparse.Namespace) -> Precopy:
-    """Return how the migration is set up."""
+    """Return how the migration is set up; errors name the option."""
     try:
         logging_us = float(args.logging_cost)
     except ValueError:
@@ -93,12 +93,25 @@ def precopy_of(args: argparse.Namespace) -> Precopy:
         ) from None
     return Precopy(
         link=None if args.link is None else as_rate(args.link, "link"),
-        deadline_ms=parse_duration_ms(args.deadline or "60m", "deadline")[0],
+        deadline_ms=_duration_ms("deadline", args.deadline or "60m"),
         multifd=args.multifd,
         zero_pages=args.zero_page_detection or ("multifd" if args.multifd else "legacy"),
-        latency_ms=parse_duration_ms(args.latency, "latency")[0],
-        logging_us=logging_us,
+        latency_ms=_duration_ms("latency", args.latency),
+        logging_us=_within("logging_us", logging_us, f"logging-cost: {args.logging_cost[:24]!r}"),
     )
+
+
+def _duration_ms(option: str, text: str) -> float:
+    value = parse_duration_ms(text, option)[0]
+    return _within(f"{option}_ms", value, f"{option}: {text!r}")
+
+
+def _within(member: str, value: float, said: str) -> float:
+    low, high = LIMITS[member]
+    if not low <= value <= high:
+        unit = member.rpartition("_")[2]
+        raise UsageError(f"{said} is not between {low:.0f} and {high:.0f} {unit}")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:

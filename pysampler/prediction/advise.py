@@ -20,7 +20,7 @@ from pysampler.errors import FormatError
 from pysampler.prediction.ensemble import Ensemble, build_ensemble
 from pysampler.prediction.postcopy import postcopy
 from pysampler.prediction.precopy import Precopy, migrate
-from pysampler.prediction.prediction import MEMBERS, check_status
+from pysampler.prediction.prediction import MEMBERS, check_status, checked_draw
 from pysampler.units import MIB, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def advise(
         MissingFeatureError: scipy is not there.
     """
     check_status(measurement, unfinished=unfinished)
+    members, seed = checked_draw(members, seed)
     codecs = _codecs(measurement)
     precopy = precopy or Precopy()
     ensemble = build_ensemble(measurement, members, seed)

@@ -2,14 +2,16 @@
 
 import io
 import json
+import math
 import os
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pysampler import Measurement, UsageError, predict
+from pysampler import Measurement, Precopy, UsageError, predict
 from pysampler.cli import main
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -240,7 +242,13 @@ def test_a_stream_without_an_end_is_refused(capsys):
         (("--deadline", "soon"), "deadline: "),
         (("--latency", "1ly"), "latency: "),
         (("--logging-cost", "x"), "logging-cost: 'x'"),
-        (("--logging-cost", "nan"), "logging_us: nan"),
+        (("--logging-cost", "nan"), "logging-cost: 'nan' is not between 0 and 1000000 us"),
+        (("--logging-cost", "-1"), "logging-cost: '-1' is not between 0 and 1000000 us"),
+        (("--logging-cost", "1e400"), "logging-cost: '1e400' is not between"),
+        (("--deadline", "0s"), "deadline: '0s' is not between 1 and 100000000 ms"),
+        (("--deadline", "99999999h"), "deadline: '99999999h' is not between"),
+        (("--latency", "1h"), "latency: '1h' is not between 0 and 1000000 ms"),
+        (("--link", "1bps"), "link: 0.125 is not between 1 and"),
         (("--grid", "published", "--bandwidth", "1Gbps"), "--grid published has its own"),
         (("--plot", "picture.bmp"), "plot: 'picture.bmp' ends in neither"),
     ],
@@ -414,14 +422,57 @@ def test_evaluating_names_the_file_of_a_vector_that_cannot_be_used(capsys, tmp_p
     assert f"{path}: status: 'measuring'" in err
 
 
-def test_numbers_of_numpy_are_numbers_and_what_is_none_is_refused():
+def test_numbers_of_numpy_are_numbers():
     measurement = Measurement.from_json(VECTOR.read_bytes())
-    (cell,) = predict(measurement, np.int64(10**9), np.int32(300), model="published").cells
+    (cell,) = predict(
+        measurement, np.int64(10**9), np.int32(300), members=np.int8(9), seed=np.uint8(1)
+    ).cells
     assert (cell.bandwidth, cell.downtime_limit_ms) == (1e9, 300)
-    with pytest.raises(UsageError, match="bandwidth: None"):
-        predict(measurement, [None], 300, model="published")
-    with pytest.raises(UsageError, match="downtime: b'1s'"):
-        predict(measurement, 1e9, [b"1s"], model="published")
+    cells = predict(measurement, np.array([1e9, 2e9]), (300, math.inf), model="published").cells
+    assert [(cell.bandwidth, cell.downtime_limit_ms) for cell in cells] == [
+        (1e9, 300), (1e9, None), (2e9, 300), (2e9, None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["qemu", "published"])
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        *(
+            (name, value, re.escape(shown))
+            for name in ("bandwidth", "downtime", "link")
+            for value, shown in (
+                (True, "True"), (np.True_, "True"), (math.nan, "nan"), (-math.inf, "-inf"), (-1, "-1"),
+                (0, "0"), (b"1s", "b'1s'"), (1j, "1j"), (object, "<class 'object'>"), ("nan", "'nan'"),
+            )
+        ),
+        ("bandwidth", math.inf, "inf"),
+        ("bandwidth", [None], "None"),
+        ("bandwidth", [1e9, True], "True"),
+        ("downtime", [300, [300]], r"\[300\]"),
+        *(
+            (name, value, re.escape(shown))
+            for name in ("members", "seed")
+            for value, shown in (
+                (-1, "-1"), (True, "True"), (1.5, "1.5"), (math.nan, "nan"), ("1", "'1'"),
+                (None, "None"), (1 << 64, str(1 << 64)),
+            )
+        ),
+        ("members", 0, "0"),
+    ],
+)  # fmt: skip
+def test_an_argument_that_is_none_is_a_usage_error_that_names_it(model, name, value, shown):
+    measurement = Measurement.from_json(VECTOR.read_bytes())
+    given = {"bandwidth": 1e9, "downtime": 300, name: value}
+    with pytest.raises(UsageError, match=f"^{name}.*{shown}"):
+        predict(measurement, **given, model=model)
+
+
+@pytest.mark.parametrize("name", ["link", "deadline_ms", "latency_ms", "logging_us"])
+@pytest.mark.parametrize("value", [True, math.nan, math.inf, -1, "1"])
+def test_a_setup_that_cannot_be_is_a_usage_error_that_names_its_member(name, value):
+    with pytest.raises(UsageError, match=f"^{name}: "):
+        Precopy(**{name: value})
 
 
 def test_an_empty_pipe_is_told_as_such(capsys, monkeypatch):
