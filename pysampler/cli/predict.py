@@ -181,7 +181,8 @@ def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
             migrations = read_migrations(_lines(file))
         scores = evaluate(migrations, precopy=precopy)
     except OSError as error:
-        raise SourceError(f"{args.evaluate}: {error.strerror}") from error
+        name = args.evaluate or "''"
+        raise SourceError(f"{name}: {error.strerror}") from error
     except PysamplerError as error:
         raise with_name(args.evaluate, error) from error
     if args.json:

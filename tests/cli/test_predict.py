@@ -267,6 +267,42 @@ def test_a_file_that_is_not_there_is_named(capsys, tmp_path):
         assert f"{tmp_path / 'none'}: No such file" in err
 
 
+INPUTS = [("predict",), ("predict", "--json"), ("advise", *QUICK), ("advise", "--quick", *QUICK)]
+
+
+@pytest.mark.parametrize("words", [*INPUTS, ("predict", "--evaluate")])
+def test_what_cannot_be_read_is_one_line(capsys, tmp_path, words):
+    for name, message in (
+        (tmp_path, f"{tmp_path}: Is a directory"),
+        (tmp_path / "none", f"{tmp_path / 'none'}: No such file or directory"),
+        ("", "'': No such file or directory"),
+        ("/proc/self/mem", "/proc/self/mem: Input/output error"),
+    ):
+        words_and_name = (*words, name)
+        assert run(capsys, *words_and_name) == (1, "", f"pysampler {words[0]}: {message}\n")
+
+
+class Terminal(io.TextIOWrapper):
+    """A stdin that is one."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("words", INPUTS)
+def test_a_stdin_without_a_vector_is_one_line(capsys, monkeypatch, tmp_path, words):
+    for stdin, message in (
+        (Terminal(io.BytesIO()), "no vector: name a file, or pipe one in"),
+        (io.TextIOWrapper(io.BytesIO()), "stdin: empty: there is no vector in it"),
+        (io.TextIOWrapper(io.BufferedWriter(io.FileIO(tmp_path / "x", "w"))), "stdin: read"),
+    ):
+        with stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            for name in ((), ("-",)):
+                expected = f"pysampler {words[0]}: {message}\n"
+                assert run(capsys, *words, *name) == (1, "", expected)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -473,9 +509,3 @@ def test_an_argument_that_is_none_is_a_usage_error_that_names_it(model, name, va
 def test_a_setup_that_cannot_be_is_a_usage_error_that_names_its_member(name, value):
     with pytest.raises(UsageError, match=f"^{name}: "):
         Precopy(**{name: value})
-
-
-def test_an_empty_pipe_is_told_as_such(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
-    code, _, err = run(capsys, "predict")
-    assert (code, err) == (1, "pysampler predict: stdin: empty: there is no vector in it\n")

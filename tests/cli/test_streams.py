@@ -50,6 +50,21 @@ def test_what_is_said_of_a_prediction_cannot_harm_it(redirection):
     assert json.loads(done.stdout)["model"] == "qemu"
 
 
+@pytest.mark.parametrize("words", [["predict"], ["advise"], ["advise", "--quick"]])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_pipe_that_nobody_reads_ends_a_prediction_without_a_word(words, more):
+    read, write = os.pipe()
+    os.close(read)
+    quick = ["--bandwidth", "10Gbps", "--downtime", "125ms"]
+    done = subprocess.run(
+        [*PYSAMPLER, *words, VECTOR, *quick, *more], stdout=write, stderr=subprocess.PIPE,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(write)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if "curve: " not in line] == []
+
+
 VERBS = [
     ["sample", "--file", "{ram}", "--calc-time", "60s"],
     ["blocks", "--file", "{ram}"],
