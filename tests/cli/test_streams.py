@@ -157,3 +157,18 @@ def test_an_encoding_without_the_letter_is_no_failure(tmp_path):
     done = shell("", "blocks", "--file", path, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "")
     assert "r\\xe4m" in done.stdout
+
+
+def test_no_thread_is_started_that_nobody_needs():
+    code = (
+        "import atexit, os, sys; from pysampler.__main__ import main\n"
+        "atexit.register(lambda: print(len(os.listdir('/proc/self/task')), file=sys.stderr))\n"
+        "sys.exit(main())"
+    )
+    environment = {name: value for name, value in os.environ.items() if "THREADS" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "predict", VECTOR, "--json"],
+        capture_output=True, text=True, timeout=60, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stderr.endswith("\n1\n")
