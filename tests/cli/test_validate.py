@@ -1,8 +1,11 @@
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -85,21 +88,55 @@ def test_a_missing_library_is_told_before_anything_is_measured(
     assert not list(tmp_path.iterdir())
 
 
+@contextmanager
+def validating(tmp_path, *arguments):
+    """A `pysampler validate` whose guest runs; yields it and the guest's pid."""
+    command = [sys.executable, "-m", "pysampler", "validate", "--sizes", "64M", "--repeat", "99"]
+    command += ["--store", str(tmp_path / "s.sqlite"), *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            while not (guest := children.read_text().split()):
+                assert process.poll() is None
+                time.sleep(0.01)
+            # Until it runs, has said so, and is looked at.
+            while "pysampler-truth" not in Path(f"/proc/{process.pid}/maps").read_text():
+                assert process.poll() is None
+                time.sleep(0.01)
+            yield process, int(guest[0])
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_the_guest_too(tmp_path, number):
-    command = [sys.executable, "-m", "pysampler", "validate", "--sizes", "64M", "--repeat", "99"]
-    command += ["--store", str(tmp_path / "s.sqlite")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not (guest := children.read_text().split()):
-        assert process.poll() is None
-        time.sleep(0.01)
-    while len(list(Path(f"/proc/{guest[0]}/task").iterdir())) == 1:  # until it runs a vCPU
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=30)
+    with validating(tmp_path, "--calc-times", "60s") as (process, guest):
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (130, "pysampler validate: interrupted\n")
-    assert not Path(f"/proc/{guest[0]}").exists()
+    assert not Path(f"/proc/{guest}").exists()
+
+
+def test_a_guest_does_not_outlive_even_a_killed_parent(tmp_path):
+    with validating(tmp_path, "--calc-times", "60s") as (process, guest):
+        watched = os.pidfd_open(guest)
+        process.kill()
+        try:
+            assert select.select([watched], [], [], 30)[0], "the guest still runs"
+        finally:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(watched, signal.SIGKILL)
+            os.close(watched)
+
+
+def test_a_guest_whose_parent_is_gone_before_it_is_bound_does_not_start():
+    done = subprocess.run(
+        [sys.executable, "-m", "pysampler.validation.bound_guest", str(os.getppid()), "guest"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
 @pytest.mark.parametrize(
