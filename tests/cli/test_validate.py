@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from simulated import generator, simulate
 
 from pysampler.cli import main, validate
+from pysampler.errors import SourceError
 from pysampler.validation import report
+from pysampler.validation.store import Store
 
 
 @pytest.fixture
@@ -88,6 +90,56 @@ def test_a_missing_library_is_told_before_anything_is_measured(
     assert not list(tmp_path.iterdir())
 
 
+ENDS = [
+    (KeyboardInterrupt(), "interrupted"),
+    (SourceError("the guest did not get ready"), "the guest did not get ready"),
+]
+
+
+@pytest.mark.parametrize(("end", "why"), ENDS)
+@pytest.mark.parametrize("n", [1, 2, 9, 13])
+def test_what_was_measured_before_it_ended_is_kept(
+    invented, capsys, tmp_path, monkeypatch, end, why, n
+):
+    whole, closed = validate.run_experiment, []
+
+    def run(experiment, skip):
+        try:
+            for i, row in enumerate(whole(experiment, skip)):
+                if i == n:
+                    raise end
+                yield row
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(validate, "run_experiment", run)
+    report_folder = tmp_path / "report"
+    assert main([*invented, "-o", str(report_folder)]) == 3
+    out, err = capsys.readouterr()
+    assert "MiB/s of a uniform writer" in out
+    assert err.endswith(f"pysampler validate: {why}; {n} of 27 rows were measured\n")
+    assert (report_folder / "index.html").exists()
+    assert closed == [True]
+    assert main([*invented, "--json"]) == 3
+    assert len(capsys.readouterr().out.splitlines()) == n
+    assert main([*invented[:3], "--compare"]) == 0
+    with closing(Store(invented[2])) as store:
+        assert [len(stored.rows) for stored in store.last(9)] == [n, n]
+
+
+@pytest.mark.parametrize(("end", "why"), ENDS)
+def test_without_a_row_nothing_is_kept(invented, capsys, monkeypatch, end, why):
+    def run(*_):
+        raise end
+        yield
+
+    monkeypatch.setattr(validate, "run_experiment", run)
+    assert main(invented) == (130 if isinstance(end, KeyboardInterrupt) else 1)
+    assert capsys.readouterr() == ("", f"pysampler validate: {why}\n")
+    with closing(Store(invented[2])) as store:
+        assert store.last(9) == []
+
+
 @contextmanager
 def validating(tmp_path, *arguments):
     """A `pysampler validate` whose guest runs; yields it and the guest's pid."""
@@ -117,6 +169,21 @@ def test_a_signal_ends_the_guest_too(tmp_path, number):
         _, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (130, "pysampler validate: interrupted\n")
     assert not Path(f"/proc/{guest}").exists()
+
+
+def test_a_signal_in_the_middle_keeps_the_rows_before(tmp_path):
+    store = tmp_path / "s.sqlite"
+    words = ("--calc-times", "50ms", "--json", "--no-bitmap")
+    with validating(tmp_path, *words) as (process, guest):
+        time.sleep(2)  # nothing tells from outside that a row is done; each takes 0.3 s
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=30)
+    n = len(out.splitlines())
+    assert process.returncode == 3
+    assert error.endswith(f"pysampler validate: interrupted; {n} of 198 rows were measured\n")
+    assert not Path(f"/proc/{guest}").exists()
+    with closing(Store(str(store))) as stored:
+        assert [len(run.rows) for run in stored.last(9)] == [n]
 
 
 def test_a_guest_does_not_outlive_even_a_killed_parent(tmp_path):
