@@ -13,6 +13,9 @@ import sys
 def main() -> int:
     """Make standard streams that can be relied on, then run one command; return its exit code."""
     _open_standard_descriptors()
+    # Our matrices are so small that threads of a BLAS would only wait for each other, where others
+    # use the CPUs for milliseconds each time. numpy's own wheels have OpenBLAS.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if sys.stderr is None:
         # print(file=None) would go to stdout, among the data.
         sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from numbers import Real
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -23,3 +24,8 @@ def as_whole_number(value: Any, what: str) -> int:
         return operator.index(value)
     except TypeError:
         raise UsageError(f"{what} must be a whole number (got {repr(value)[:40]})") from None
+
+
+def is_real(value: Any) -> TypeGuard[float]:
+    """Return whether a value is a real number, also one of numpy's; bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)

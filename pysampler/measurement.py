@@ -202,25 +202,19 @@ class Measurement:
         """Read a vector from JSON text, pysampler's own or any with the published keys.
 
         The page counts, periods and page-size must be there; what else is missing gets
-        its default, and unknown members are ignored.
+        its default, and unknown members are ignored. It may come as a reply of QMP's,
+        ``{"return": {...}}``.
 
         Raises:
             FormatError: not JSON, not a vector, or a number that cannot be; the message
                 names the key.
         """
-        if len(text) > MAX_JSON_BYTES:
-            raise FormatError(f"longer than {MAX_JSON_BYTES >> 20} MiB, so not a vector")
-        if not text.strip():  # as of a pipe whose other end failed
-            raise FormatError("empty: there is no vector in it")
-        try:
-            vector = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"not JSON: {_one_line(error)}") from error
-        return cls.from_dict(vector)
+        return cls.from_dict(parse_json(text))
 
     @classmethod
     def from_dict(cls, vector: object) -> Measurement:
         """Read a vector from a parsed JSON object. See `from_json`."""
+        vector = _without_envelope(vector)
         if not isinstance(vector, dict):
             raise FormatError("a vector is a JSON object with page-size, periods, n-dirty-pages")
         if "dirty-rate" in vector and "periods" not in vector:
@@ -264,6 +258,28 @@ class Measurement:
             vcpu_dirty_rate=read.vcpu_dirty_rate(),
             details=details,
         )
+
+
+def parse_json(text: str | bytes) -> object:
+    """Return the JSON value of a text that is no longer than a vector; of a QMP reply its content.
+
+    Raises:
+        FormatError: it is longer, empty, or not JSON.
+    """
+    if len(text) > MAX_JSON_BYTES:
+        raise FormatError(f"longer than {MAX_JSON_BYTES >> 20} MiB, so not a vector")
+    if not text.strip():  # as of a pipe whose other end failed
+        raise FormatError("empty: there is no vector in it")
+    try:
+        return _without_envelope(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"not JSON: {_one_line(error)}") from error
+
+
+def _without_envelope(value: object) -> object:
+    if isinstance(value, dict) and "return" in value and "periods" not in value:
+        return cast("object", value["return"])
+    return value
 
 
 def _are_counts(value: object, length: int) -> TypeGuard[list[int]]:

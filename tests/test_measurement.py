@@ -20,6 +20,20 @@ def test_the_published_dirty_rate_is_computed():
     assert Measurement.from_json(GOLDEN).dirty_rate == 98
 
 
+def test_a_reply_of_qmp_is_the_vector_in_it():
+    vector = Measurement.from_json(GOLDEN)
+    assert Measurement.from_json(f'{{"return": {GOLDEN}, "id": 7}}') == vector
+    assert Measurement.from_dict({"return": json.loads(GOLDEN)}) == vector
+    # A member of that name which a vector has of its own is as unknown as any other.
+    assert Measurement.from_dict({**json.loads(GOLDEN), "return": {}}) == vector
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "1", '{"periods": [1]}'])
+def test_a_reply_without_a_vector_is_refused(content):
+    with pytest.raises(FormatError):
+        Measurement.from_json(f'{{"return": {content}}}')
+
+
 @st.composite
 def measurements(draw):
     n_total = draw(st.integers(1, 1 << 34))

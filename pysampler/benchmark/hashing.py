@@ -15,7 +15,7 @@ from pysampler import core, machine
 from pysampler.benchmark.harness import Timing, run_rounds
 from pysampler.benchmark.memory import PAGE_SIZE, Region
 from pysampler.core import Hash, Hasher, Simd
-from pysampler.errors import MissingFeatureError, UsageError
+from pysampler.errors import MissingFeatureError, SourceError, UsageError
 from pysampler.plan import SAMPLE_PAGES_MAX
 from pysampler.schedule import FIRST_PERIOD_MS
 from pysampler.units import GIB, MIB, format_size
@@ -145,7 +145,8 @@ class HashBenchmark:
         skipped: one line for each thing that this machine has not.
 
     Raises:
-        UsageError: there is not so much memory.
+        UsageError: fewer than 128 MiB.
+        SourceError: there is not so much memory.
     """
 
     def __init__(self, memory: int, threads: int) -> None:
@@ -154,7 +155,7 @@ class HashBenchmark:
             raise UsageError(f"memory must be at least 128 MiB (got {format_size(memory)})")
         needed, available = 2 * length + GIB // 4, machine.available_bytes()
         if needed > available:
-            raise UsageError(
+            raise SourceError(
                 f"two regions of {format_size(length)} do not fit in the"
                 f" {format_size(available)} that are free: use less --memory"
             )

@@ -13,7 +13,7 @@ from pysampler.cli.streams import put
 from pysampler.cli.tables import print_table
 from pysampler.cli.vector_input import read_text, with_name
 from pysampler.errors import FormatError, UsageError
-from pysampler.measurement import Measurement
+from pysampler.measurement import Measurement, parse_json
 from pysampler.prediction.prediction import as_limit_ms, as_rate
 from pysampler.prediction.table import format_limit, format_probability
 from pysampler.printable import printable
@@ -80,16 +80,13 @@ def run(args: argparse.Namespace) -> int:
 def _quick(text: bytes, bandwidth: float, limit: float, *, unfinished: bool) -> QuickVerdict:
     from pysampler.prediction.advise import quick, quick_from_rate  # noqa: PLC0415
 
-    try:
-        vector = json.loads(text)
-    except (ValueError, RecursionError):
-        vector = None  # Measurement says what is wrong
+    vector = parse_json(text)
     if isinstance(vector, dict) and "periods" not in vector and "dirty-rate" in vector:
         reply = _qemu_reply(vector)
         if reply.pop("status") != "measured" and not unfinished:
             raise FormatError(f"status: {vector['status']!r}, not 'measured'")
         return quick_from_rate(reply["dirty-rate"], reply["calc-time"], bandwidth, limit)
-    return quick(Measurement.from_json(text), bandwidth, limit, unfinished=unfinished)
+    return quick(Measurement.from_dict(vector), bandwidth, limit, unfinished=unfinished)
 
 
 def _qemu_reply(reply: dict[str, Any]) -> dict[str, Any]:

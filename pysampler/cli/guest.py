@@ -17,7 +17,7 @@ from pysampler.guest.guest import MAX_VCPUS, SLOT_BYTES
 from pysampler.guest.measure import GuestMeasure
 from pysampler.guest.phases import assign
 from pysampler.guest.ram import MAIN_IDSTR, named
-from pysampler.guest.vcpu import working_set
+from pysampler.guest.vcpu import store_of, working_set
 from pysampler.guest.workload import parse_fraction
 from pysampler.qmp.address import listen
 from pysampler.qmp.server import QmpServer
@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
             listener = listen(args.qmp)
             stack.callback(listener.close)
         with signals.interrupting():
+            for workload in phases.workloads():  # a store that does not fit, likewise
+                store_of(workload, named(specs, workload.block), args.seed)
             ram = allocate(
                 specs,
                 zero=zero,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """Takes one text for stdout or for a file.
+    """Takes one text for stdout or for a file, or bytes for a file.
 
     The file is made ready before the work begins, so that an unwritable path is known
     before a minute of measuring and not after it; the old file stays until `write`.
@@ -75,18 +75,32 @@ class Output:
             put(text, end="")
             return
         try:
-            fd, self._fd = self._fd, -1
-            with open(fd, "w", encoding="utf-8") as file:
-                file.write(text)
-            if self._draft is not None:
-                os.replace(self._draft, self._target)
-                self._draft = None
+            self._write(text.encode())
         except OSError as error:
             why = f"cannot write {self._path}: {error.strerror}"
             with contextlib.suppress(OSError, PysamplerError):
                 put(text, end="")
                 why += f"; so it is on {STDOUT}"
             raise PysamplerError(why) from error
+
+    def write_bytes(self, data: bytes) -> None:
+        """Put bytes into the file: a picture, which no terminal should get instead.
+
+        Raises:
+            PysamplerError: it could not be written.
+        """
+        try:
+            self._write(data)
+        except OSError as error:
+            raise PysamplerError(f"cannot write {self._path}: {error.strerror}") from error
+
+    def _write(self, data: bytes) -> None:
+        fd, self._fd = self._fd, -1
+        with open(fd, "wb") as file:
+            file.write(data)
+        if self._draft is not None:
+            os.replace(self._draft, self._target)
+            self._draft = None
 
     def __enter__(self) -> Self:
         return self

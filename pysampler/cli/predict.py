@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
-from pysampler.cli.streams import put
+from pysampler.cli.output import Output
+from pysampler.cli.signals import EndingSignals
+from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
 from pysampler.cli.vector_input import read_vector, with_name
 from pysampler.errors import FormatError, PysamplerError, SourceError, UsageError
 from pysampler.measurement import MAX_JSON_BYTES
 from pysampler.prediction import table
 from pysampler.prediction.evaluate import evaluate, read_migrations
-from pysampler.prediction.precopy import Precopy
+from pysampler.prediction.precopy import LIMITS, Precopy
 from pysampler.prediction.prediction import Model, as_limit_ms, as_rate, check_status, predict
 from pysampler.printable import printable
 from pysampler.units import parse_duration_ms
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
+    from pysampler.measurement import Measurement
+    from pysampler.prediction.prediction import Prediction
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument(
-        "vector", nargs="?", default="-", metavar="FILE", help="a vector; - or nothing: stdin"
-    )
+    parser.add_argument("vector", nargs="?", metavar="FILE", help="a vector; - or nothing: stdin")
     parser.add_argument(
         "--model",
         choices=("qemu", "published"),
@@ -82,7 +84,7 @@ def add_migration_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def precopy_of(args: argparse.Namespace) -> Precopy:
-    """Return how the migration is set up."""
+    """Return how the migration is set up; errors name the option."""
     try:
         logging_us = float(args.logging_cost)
     except ValueError:
@@ -91,12 +93,25 @@ def precopy_of(args: argparse.Namespace) -> Precopy:
         ) from None
     return Precopy(
         link=None if args.link is None else as_rate(args.link, "link"),
-        deadline_ms=parse_duration_ms(args.deadline or "60m", "deadline")[0],
+        deadline_ms=_duration_ms("deadline", args.deadline or "60m"),
         multifd=args.multifd,
         zero_pages=args.zero_page_detection or ("multifd" if args.multifd else "legacy"),
-        latency_ms=parse_duration_ms(args.latency, "latency")[0],
-        logging_us=logging_us,
+        latency_ms=_duration_ms("latency", args.latency),
+        logging_us=_within("logging_us", logging_us, f"logging-cost: {args.logging_cost[:24]!r}"),
     )
+
+
+def _duration_ms(option: str, text: str) -> float:
+    value = parse_duration_ms(text, option)[0]
+    return _within(f"{option}_ms", value, f"{option}: {text!r}")
+
+
+def _within(member: str, value: float, said: str) -> float:
+    low, high = LIMITS[member]
+    if not low <= value <= high:
+        unit = member.rpartition("_")[2]
+        raise UsageError(f"{said} is not between {low:.0f} and {high:.0f} {unit}")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -104,44 +119,60 @@ def run(args: argparse.Namespace) -> int:
     precopy = precopy_of(args)
     if args.evaluate is not None:
         return _evaluate(args, precopy)
-    published_grid = args.grid == "published"
-    if published_grid and (args.bandwidth or args.downtime):
+    if args.grid == "published" and (args.bandwidth or args.downtime):
         raise UsageError("--grid published has its own bandwidths and downtime-limits")
-    model: Model = args.model or ("published" if published_grid else "qemu")
     bandwidth = args.bandwidth and [as_rate(text) for text in args.bandwidth.split(",")]
     downtime = args.downtime and [as_limit_ms(text) for text in args.downtime.split(",")]
-    if args.plot is not None:
-        # A missing library or a wrong ending is told before anything is computed.
-        from pysampler.prediction.plot import check_plot  # noqa: PLC0415 - an extra
+    if args.plot is None:
+        _print(args, _predict(args, precopy, bandwidth, downtime)[1])
+        return 0
+    from pysampler.prediction.plot import ending_of, plot  # noqa: PLC0415 - an extra
 
-        check_plot(args.plot)
-    measurement = read_vector(args.vector)
+    # Whatever is wrong with the picture's name is told before anything is computed.
+    ending = ending_of(args.plot)
+    with EndingSignals() as signals, Output(args.plot) as picture, signals.interrupting():
+        measurement, prediction = _predict(args, precopy, bandwidth, downtime)
+        _print(args, prediction)
+        picture.write_bytes(plot(ending, measurement, prediction, precopy))
+    return 0
+
+
+def _predict(
+    args: argparse.Namespace,
+    precopy: Precopy,
+    bandwidth: list[float] | None,
+    downtime: list[float | None] | None,
+) -> tuple[Measurement, Prediction]:
+    name = "-" if args.vector is None else args.vector
+    model: Model = args.model or ("published" if args.grid == "published" else "qemu")
+    measurement = read_vector(name)
     try:
         check_status(measurement, unfinished=args.unfinished)
         prediction = predict(
             measurement, bandwidth, downtime, model=model, precopy=precopy, unfinished=True
         )
     except FormatError as error:
-        raise with_name(args.vector, error) from error
-    if prediction.fit:
-        print(f"curve: {prediction.fit}", file=sys.stderr)
-    if args.plot is not None:
-        from pysampler.prediction.plot import plot  # noqa: PLC0415 - an extra
+        raise with_name(name, error) from error
+    return measurement, prediction
 
-        plot(args.plot, measurement, prediction, precopy)
+
+def _print(args: argparse.Namespace, prediction: Prediction) -> None:
+    if prediction.fit:
+        say(args.verb, f"curve: {prediction.fit}")
     if args.json:
         put(json.dumps(prediction.to_dict(), indent=1))
-    elif model == "published" and bandwidth is None and downtime is None:
-        print("published grid: 1 Gbps is 2^30 bit/s here", file=sys.stderr)
+    elif prediction.model == "published" and args.bandwidth is None and args.downtime is None:
+        say(args.verb, "published grid: 1 Gbps is 2^30 bit/s here")
         put(table.published_table(prediction), end="")
     else:
-        if bandwidth is None:
-            print("bandwidths of the published grid, in 2^30 bit/s", file=sys.stderr)
+        if args.bandwidth is None:
+            say(args.verb, "bandwidths of the published grid, in 2^30 bit/s")
         print_table(table.prediction_table(prediction))
-    return 0
 
 
 def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
+    if args.vector is not None:
+        raise UsageError(f"--evaluate brings its own vectors; leave out {args.vector!r}")
     for name in ("model", "grid", "bandwidth", "downtime", "plot"):
         if getattr(args, name) is not None:
             raise UsageError(f"--evaluate scores both models as the file says; not with --{name}")
@@ -150,7 +181,8 @@ def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
             migrations = read_migrations(_lines(file))
         scores = evaluate(migrations, precopy=precopy)
     except OSError as error:
-        raise SourceError(f"{args.evaluate}: {error.strerror}") from error
+        name = args.evaluate or "''"
+        raise SourceError(f"{name}: {error.strerror}") from error
     except PysamplerError as error:
         raise with_name(args.evaluate, error) from error
     if args.json:

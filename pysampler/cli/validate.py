@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import sys
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from pysampler.cli.signals import EndingSignals
 from pysampler.cli.source_arguments import whole_number
 from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
-from pysampler.errors import PysamplerError, UsageError
+from pysampler.errors import MeasurementInterruptedError, PysamplerError, UsageError
 from pysampler.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
 from pysampler.printable import printable
 from pysampler.units import MIB, format_size, parse_duration_ms, parse_size
@@ -108,11 +107,11 @@ def run(args: argparse.Namespace) -> int:
     with closing(Store(path)) as store:
         if args.compare:
             return _compare(store)
-        # Whoever ends this must not leave a guest behind that writes for ever.
-        with EndingSignals() as signals, signals.interrupting():
-            rows = _measure(experiment)
-        facts = machine.facts()
-        number = store.append(rows, facts)
+        # Whatever ends this leaves no guest behind that writes for ever, and takes no measured row.
+        with EndingSignals() as signals:
+            rows, failure = _measure(experiment, signals)
+            facts = machine.facts()
+            number = store.append(rows, facts)
     if args.json:
         for row in rows:
             put(json.dumps(row.to_dict()))
@@ -122,8 +121,10 @@ def run(args: argparse.Namespace) -> int:
             put(sentence)
     if args.output:
         write_report(args.output, rows, facts)
-        print(f"report: {os.path.join(args.output, 'index.html')}", file=sys.stderr)
-    print(f"stored as run {number}; --compare shows it beside the others", file=sys.stderr)
+        say(args.verb, f"report: {os.path.join(args.output, 'index.html')}")
+    say(args.verb, f"stored as run {number}; --compare shows it beside the others")
+    if failure is not None:
+        raise failure
     return 0
 
 
@@ -185,7 +186,10 @@ def _make_folder(folder: str) -> None:
         raise PysamplerError(f"cannot write {folder}: it is read-only")
 
 
-def _measure(experiment: Experiment) -> list[Row]:
+def _measure(
+    experiment: Experiment, signals: EndingSignals
+) -> tuple[list[Row], PysamplerError | None]:
+    """Return the rows that could be measured, at least one, and what ended it early."""
     console = Console(stderr=True, highlight=False)
     rows: list[Row] = []
     progress = Progress(
@@ -200,18 +204,26 @@ def _measure(experiment: Experiment) -> list[Row]:
         disable=not console.is_terminal,
     )
     skipped: list[str] = []
-    with progress:
-        task = progress.add_task("measuring", total=experiment.n_rows)
-        progress.refresh()
-        for row in run_experiment(experiment, skipped.append):
-            rows.append(row)
-            where = f"{format_size(row.size)} {row.calc_time_ms} ms {row.method}"
-            progress.update(task, advance=1, description=f"{where:>28}", refresh=True)
+    failure: PysamplerError | None = None
+    measuring = closing(run_experiment(experiment, skipped.append))
+    try:
+        with signals.interrupting(), measuring as measured, progress:
+            task = progress.add_task("measuring", total=experiment.n_rows)
+            progress.refresh()
+            for row in measured:
+                rows.append(row)
+                where = f"{format_size(row.size)} {row.calc_time_ms} ms {row.method}"
+                progress.update(task, advance=1, description=f"{where:>28}", refresh=True)
+    except (KeyboardInterrupt, PysamplerError) as error:
+        if not rows:
+            raise
+        left = f"{len(rows)} of {experiment.n_rows} rows were measured"
+        failure = MeasurementInterruptedError(f"{str(error) or 'interrupted'}; {left}", None)
     for line in skipped:
         say("validate", f"warning: {line}")
     if not rows:
         raise PysamplerError("nothing could be measured")
-    return rows
+    return rows, failure
 
 
 def _cell_table(found: Sequence[Cell]) -> Table:

@@ -25,7 +25,7 @@ def read_text(name: str) -> bytes:
             with open(name, "rb") as file:
                 text = file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
-        raise SourceError(f"{name}: {error.strerror or error}") from error
+        raise SourceError(f"{_shown(name)}: {error.strerror or error}") from error
     if len(text) > MAX_JSON_BYTES:
         raise FormatError(
             f"{_shown(name)}: longer than {MAX_JSON_BYTES >> 20} MiB, so not a vector"
@@ -48,4 +48,4 @@ def with_name(name: str, error: PysamplerError) -> PysamplerError:
 
 
 def _shown(name: str) -> str:
-    return "stdin" if name == "-" else name
+    return "stdin" if name == "-" else name or "''"

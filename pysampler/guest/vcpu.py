@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pysampler.core import KvStore
     from pysampler.guest.phases import Phase
     from pysampler.guest.ram import Block, BlockSpec, Ram
     from pysampler.guest.workload import Workload
@@ -108,6 +109,17 @@ def working_set(workload: Workload, block: Block | BlockSpec) -> int:
     return workload.ws
 
 
+def store_of(workload: Workload, block: Block | BlockSpec, seed: int) -> KvStore | None:
+    """Return the store of a workload kv as it is laid out on a block; None for the others.
+
+    Raises:
+        UsageError: it does not fit.
+    """
+    if workload.pattern is not Pattern.KV:
+        return None
+    return lay_out(workload.kv, working_set(workload, block), seed)
+
+
 def work(workload: Workload, block: Block, seed: int, sequence: int) -> dict[str, Any]:
     """Return what `core.Vcpu.set_work` takes for a workload on a block.
 
@@ -120,9 +132,8 @@ def work(workload: Workload, block: Block, seed: int, sequence: int) -> dict[str
     Raises:
         UsageError: they do not fit together.
     """
-    ws = working_set(workload, block)
-    n_pages = ws // PAGE_SIZE
-    store = lay_out(workload.kv, ws, seed) if workload.pattern is Pattern.KV else None
+    n_pages = working_set(workload, block) // PAGE_SIZE
+    store = store_of(workload, block, seed)
     if store is not None:  # each vCPU moves items in an index of its own
         store = store._replace(item_at=store.item_at.copy(), free_at=store.free_at.copy())
     return {

@@ -19,8 +19,8 @@ import numpy as np
 from pysampler.errors import FormatError
 from pysampler.prediction.ensemble import Ensemble, build_ensemble
 from pysampler.prediction.postcopy import postcopy
-from pysampler.prediction.precopy import Precopy, migrate
-from pysampler.prediction.prediction import MEMBERS, check_status
+from pysampler.prediction.precopy import LIMITS, Precopy, migrate
+from pysampler.prediction.prediction import MEMBERS, check_status, checked_draw
 from pysampler.units import MIB, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def advise(
         MissingFeatureError: scipy is not there.
     """
     check_status(measurement, unfinished=unfinished)
+    members, seed = checked_draw(members, seed)
     codecs = _codecs(measurement)
     precopy = precopy or Precopy()
     ensemble = build_ensemble(measurement, members, seed)
@@ -320,10 +321,9 @@ def _compressed(model: _Model, codec: str, ratio: float, speed: float) -> Advice
     compressors = _MULTIFD_CHANNELS * speed * ratio
     on_wire = min(model.bandwidth, compressors)
     # The same as pages of full size on a link that is faster by the ratio.
-    p = model.p(
-        bandwidth=on_wire / ratio,
-        precopy=replace(model.precopy, link=(model.precopy.link or on_wire) / ratio),
-    )
+    slowest, fastest = LIMITS["link"]
+    link = min(max((model.precopy.link or on_wire) / ratio, slowest), fastest)
+    p = model.p(bandwidth=on_wire / ratio, precopy=replace(model.precopy, link=link))
     verdict = "converges" if p >= SAFE else "does not converge" if p <= 1 - SAFE else "may converge"
     held = "the link" if model.bandwidth <= compressors else f"{_MULTIFD_CHANNELS} compressors"
     text = (

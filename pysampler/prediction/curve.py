@@ -43,6 +43,7 @@ _SAME_RATE = 1.35  # modes closer than this cannot be told apart
 _BURST_PERIODS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 _BURST_SHARES = (0.25, 0.5, 0.75)
 _BURST_PHASES = 16
+_MOST_PERIODS = 256  # a measurement has some dozens; more say nothing new, and each costs time
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +301,7 @@ def _merged(modes: list[Mode], ratio: float, at_most: int) -> tuple[Mode, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The numbers of a vector that a curve is fitted to.
+    """The numbers of a vector that a curve is fitted to: of very many periods, some.
 
     Attributes:
         seconds: rising times of the compare passes.
@@ -330,9 +331,13 @@ class Counts:
         seconds = measurement.curve().seconds
         if (np.diff(seconds, prepend=0.0) <= 0).any():
             raise FormatError("periods: each must come after the one before it, the first after 0")
+        n, n_kept = len(seconds), min(len(seconds), _MOST_PERIODS)
+        kept = (
+            np.arange(n_kept) * (n - 1) // max(1, n_kept - 1)
+        )  # the first and the last among them
         return cls(
-            seconds,
-            np.asarray(measurement.n_dirty_pages, dtype=np.float64),
+            seconds[kept],
+            np.asarray(measurement.n_dirty_pages, dtype=np.float64)[kept],
             measurement.n_sampled_pages,
             measurement.n_zero_pages,
             measurement.n_total_pages / measurement.n_sampled_pages,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pysampler import core
-from pysampler.errors import MissingFeatureError, SourceError, UsageError
+from pysampler.errors import MissingFeatureError, UsageError
 from pysampler.prediction.ensemble import build_ensemble
 from pysampler.prediction.precopy import migrate
 from pysampler.prediction.prediction import MEMBERS, predict, summarise
@@ -33,8 +34,8 @@ _BANDWIDTHS = 40
 _MOST_LINES = 6
 
 
-def check_plot(path: str) -> None:
-    """Refuse what cannot be drawn before anything is computed.
+def ending_of(path: str) -> str:
+    """Return ``png`` or ``svg``, and refuse what cannot be drawn before anything is computed.
 
     Raises:
         UsageError: the name ends in neither .png nor .svg.
@@ -44,21 +45,19 @@ def check_plot(path: str) -> None:
         raise UsageError(f"plot: {path!r} ends in neither .png nor .svg")
     if find_spec("matplotlib") is None:
         raise MissingFeatureError("needs matplotlib: pip install pysampler[plot]")
+    return path[-3:].lower()
 
 
-def plot(path: str, measurement: Measurement, prediction: Prediction, precopy: Precopy) -> None:
-    """Draw a prediction into a file.
+def plot(ending: str, measurement: Measurement, prediction: Prediction, precopy: Precopy) -> bytes:
+    """Draw a prediction; return the bytes of the file.
 
     Args:
-        path: its name, .png or .svg.
+        ending: png or svg.
         measurement: the vector.
         prediction: made from it.
         precopy: how the migrations were set up.
-
-    Raises:
-        SourceError: the file cannot be written.
     """
-    check_plot(path)
+    from matplotlib import rc_context  # noqa: PLC0415 - an extra
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an extra
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -72,12 +71,12 @@ def plot(path: str, measurement: Measurement, prediction: Prediction, precopy: P
     for axes in (curve, times, rounds):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(visible=True, color="#e4e4e4", linewidth=0.6)
-    try:
-        # No date in the file: the same prediction gives the same bytes.
-        metadata: dict[str, Any] = {"Date": None} if path.lower().endswith(".svg") else {}
-        figure.savefig(path, dpi=110, metadata=metadata)
-    except OSError as error:
-        raise SourceError(f"{path}: {error.strerror or error}") from error
+    # Neither date nor random names in the file: the same prediction gives the same bytes.
+    metadata: dict[str, Any] = {"Date": None} if ending == "svg" else {}
+    picture = io.BytesIO()
+    with rc_context({"svg.hashsalt": "pysampler"}):
+        figure.savefig(picture, format=ending, dpi=110, metadata=metadata)
+    return picture.getvalue()
 
 
 def _draw_curve(axes: Axes, measurement: Measurement, ensemble: Ensemble) -> None:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pysampler import core
+from pysampler.arguments import is_real
 from pysampler.errors import UsageError
+from pysampler.units import MAX_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +43,14 @@ _DEVICE_BYTES = 60_000
 
 UNLIMITED_MS = 1e12
 
+# What members of Precopy may be.
+LIMITS = {
+    "link": (1.0, MAX_RATE),
+    "deadline_ms": (1.0, 1e8),
+    "latency_ms": (0.0, 1e6),
+    "logging_us": (0.0, 1e6),
+}
+
 
 @dataclass(frozen=True)
 class Precopy:
@@ -67,14 +77,11 @@ class Precopy:
 
     def __post_init__(self) -> None:
         """Refuse what no migration has."""
-        for name, low, high in (
-            ("link", 1.0, 1e15),
-            ("deadline_ms", 1.0, 1e8),
-            ("latency_ms", 0.0, 1e6),
-            ("logging_us", 0.0, 1e6),
-        ):
+        for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
+            if name == "link" and value is None:
+                continue
+            if not is_real(value) or not low <= value <= high:
                 raise UsageError(f"{name}: {value!r} is not between {low:g} and {high:g}")
         if self.zero_pages not in ("none", "legacy", "multifd"):
             raise UsageError(f"zero_pages: {self.zero_pages!r} is not none, legacy or multifd")

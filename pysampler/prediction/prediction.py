@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pysampler.arguments import as_whole_number, is_real
 from pysampler.errors import FormatError, UsageError
 from pysampler.measurement import Measurement, Status
 from pysampler.prediction import published
@@ -138,10 +139,11 @@ def predict(
 
     Raises:
         FormatError: the measurement cannot be predicted from; the message names the key.
-        UsageError: a bandwidth or a limit that is none.
+        UsageError: an argument that is none, or out of range; the message names it.
         MissingFeatureError: the model ``qemu`` needs scipy.
     """
     check_status(measurement, unfinished=unfinished)
+    members, seed = checked_draw(members, seed)
     precopy = precopy or Precopy()
     if link is not None:
         precopy = precopy.with_link(as_rate(link, "link"))
@@ -156,8 +158,6 @@ def predict(
         return Prediction(model, _published_cells(measurement, grid, precopy.deadline_ms))
     if model != "qemu":
         raise UsageError(f"model: {model!r} is not qemu or published")
-    if not 1 <= members <= 100_000:
-        raise UsageError(f"members: {members} is not between 1 and 100000")
     from pysampler.prediction.ensemble import build_ensemble  # noqa: PLC0415 - needs scipy
 
     ensemble = build_ensemble(measurement, members, seed)
@@ -175,6 +175,20 @@ def check_status(measurement: Measurement, *, unfinished: bool) -> None:
         raise FormatError(
             f"status: {measurement.status.value!r}, not 'measured'; --unfinished takes it as it is"
         )
+
+
+def checked_draw(members: int, seed: int) -> tuple[int, int]:
+    """Return how many guests to draw, and the seed.
+
+    Raises:
+        UsageError: one is no whole number, or out of range.
+    """
+    members, seed = as_whole_number(members, "members"), as_whole_number(seed, "seed")
+    if not 1 <= members <= 100_000:
+        raise UsageError(f"members: {members} is not between 1 and 100000")
+    if not 0 <= seed < 1 << 64:
+        raise UsageError(f"seed: {seed} is not between 0 and 2^64 - 1")
+    return members, seed
 
 
 def summarise(
@@ -264,7 +278,7 @@ def as_rate(value: float | str, what: str = "bandwidth") -> float:
     """
     if isinstance(value, str):
         return parse_rate(value, what)
-    if not isinstance(value, Real) or not 0 < value <= MAX_RATE:
+    if not is_real(value) or not 0 < value <= MAX_RATE:
         raise UsageError(f"{what}: {value!r} is not between 0 and 10^15 bytes a second")
     return float(value)
 
@@ -283,9 +297,9 @@ def as_limit_ms(value: float | str | None, what: str = "downtime") -> float | No
         if value.strip().replace(".", "", 1).isdigit():
             raise UsageError(f"{what}: {value.strip()[:24]!r} has no unit; write 300ms or 2s")
         value = parse_duration_ms(value, what)[0]
-    if value == math.inf:
+    if is_real(value) and value == math.inf:
         return None
-    if not isinstance(value, Real) or not 0 < value <= 1e9:
+    if not is_real(value) or not 0 < value <= 1e9:
         raise UsageError(f"{what}: {value!r} ms is not between 0 and 10^9")
     return float(value)
 
@@ -293,14 +307,16 @@ def as_limit_ms(value: float | str | None, what: str = "downtime") -> float | No
 def _rates(given: float | str | Sequence[float | str] | None) -> list[float]:
     if given is None:
         return list(PUBLISHED_BANDWIDTHS)
-    if isinstance(given, (float, Real, str)):
-        given = [given]
-    return [as_rate(rate) for rate in given]
+    return [as_rate(rate) for rate in _several(given)]
 
 
 def _limits(given: float | str | Sequence[float | str | None] | None) -> list[float | None]:
     if given is None:
         return list(PUBLISHED_LIMITS_MS)
-    if isinstance(given, (float, Real, str)):
-        given = [given]
-    return [as_limit_ms(limit) for limit in given]
+    return [as_limit_ms(limit) for limit in _several(given)]
+
+
+def _several(given: Any) -> Sequence[Any]:
+    """Return a sequence as it is, and of anything else, also of text and bytes, one with it."""
+    is_one = isinstance(given, (str, bytes, bytearray)) or not isinstance(given, Iterable)
+    return [given] if is_one else list(given)

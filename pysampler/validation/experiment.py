@@ -20,7 +20,7 @@ from pysampler.validation.guest_process import GuestProcess, memory_needed
 from pysampler.validation.row import DIRTY_BITMAP, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from pysampler.sampler import Observer
 
@@ -107,7 +107,7 @@ def refuse_what_does_not_fit(sizes: tuple[int, ...]) -> None:
             )
 
 
-def run(experiment: Experiment, skip: Callable[[str], None]) -> Iterator[Row]:
+def run(experiment: Experiment, skip: Callable[[str], None]) -> Generator[Row, None, None]:
     """Measure; yields each row as it is done.
 
     Args:

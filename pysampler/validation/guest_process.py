@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import select
 import subprocess
 import sys
@@ -27,7 +28,7 @@ _READY_SECONDS = 120.0  # filling 24 GiB takes most of it
 
 
 class GuestProcess:
-    """A running guest with one vCPU; ends with the ``with`` block.
+    """A running guest with one vCPU; ends with the ``with`` block, or with the thread that made it.
 
     Args:
         size: bytes of its RAM.
@@ -39,7 +40,8 @@ class GuestProcess:
     """
 
     def __init__(self, size: int, workload: str, seed: int) -> None:
-        command = [sys.executable, "-m", "pysampler", "guest", "--memory", str(size), "--truth"]
+        command = [sys.executable, "-m", "pysampler.validation.bound_guest", str(os.getpid())]
+        command += ["guest", "--memory", str(size), "--truth"]
         command += ["--workload", workload, "--seed", str(seed)]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(

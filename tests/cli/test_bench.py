@@ -38,7 +38,6 @@ def test_tables_and_a_plot_come_out(capsys, tmp_path):
     ("arguments", "message"),
     [
         (["--memory", "1M"], "memory must be at least 128 MiB"),
-        (["--memory", "100T"], "do not fit in the"),
         (["--rounds", "0"], "rounds must be between 1 and"),
         (["--threads", "x"], "threads must be a whole number"),
         (["--guest-memory", "4K"], "guest-memory must be at least 1 GiB"),
@@ -50,6 +49,19 @@ def test_what_cannot_be_is_refused_in_one_line(capsys, arguments, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_memory_that_is_not_there_is_refused_as_by_the_other_verbs(capsys, tmp_path):
+    too_much = (
+        ["bench", "--memory", "100T"],
+        ["guest", "--memory", "100T"],
+        ["validate", "--sizes", "100T", "--store", str(tmp_path / "store")],
+    )
+    for words in too_much:
+        assert main(words) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"pysampler {words[0]}: ")
+        assert error.count("\n") == 1
 
 
 def test_a_plot_that_cannot_be_written_is_one_line(capsys):

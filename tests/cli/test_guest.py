@@ -15,6 +15,7 @@ import pytest
 
 import pysampler
 import pysampler.cli
+import pysampler.cli.guest
 from pysampler.guest.measure import GuestMeasure
 from pysampler.source import find_blocks
 
@@ -241,6 +242,24 @@ def test_a_schedule_of_phases_is_run(tmp_path):
         path = f"/proc/{process.pid}/fd/{process.ready['counters']['fd']}"
         while np.fromfile(path, dtype=np.uint64)[0] == 0:
             time.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("workload", "message"),
+    [
+        ("kv:keys=1M", "1000000 keys of up to 1000 bytes do not fit"),
+        ("burst:on=1s,off=1s,of=kv:keys=1M", "1000000 keys"),
+        ("kv:ws=516K", "2 keys of up to 1000 bytes do not fit into a working set of 516 KiB"),
+    ],
+)
+def test_a_store_that_does_not_fit_is_refused_before_any_memory_is_filled(
+    monkeypatch, capsys, workload, message
+):
+    monkeypatch.setattr(pysampler.cli.guest, "allocate", Mock(side_effect=AssertionError))
+    assert pysampler.cli.main(["guest", "--memory=64M", f"--workload={workload}"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,16 @@
 
 import io
 import json
+import math
+import os
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pysampler import Measurement, UsageError, predict
+from pysampler import Measurement, Precopy, UsageError, predict
 from pysampler.cli import main
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -73,7 +76,7 @@ def test_json_is_one_object_with_a_cell_for_each_pair(capsys, model):
 
 def test_the_fit_is_told_on_stderr(capsys):
     _, _, err = run(capsys, "predict", VECTOR, *QUICK)
-    assert err.startswith("curve: ")
+    assert err.startswith("pysampler predict: curve: ")
     assert "chi-square" in err
 
 
@@ -84,6 +87,65 @@ def test_a_plot_is_drawn(capsys, tmp_path, ending):
     assert run(capsys, "predict", VECTOR, *QUICK, "--plot", path)[0] == 0
     head = path.read_bytes()[:8]
     assert head.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_same_prediction_gives_the_same_picture(capsys, tmp_path, ending):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    paths = [tmp_path / f"{name}.{ending}" for name in "ab"]
+    for path in paths:
+        run(capsys, "predict", VECTOR, *QUICK, "--plot", path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("nowhere/x.png", 1, "cannot write {}: No such file or directory"),
+        ("a-file/x.png", 1, "cannot write {}: Not a directory"),
+        ("folder.png", 1, "cannot write {}: is a directory"),
+        ("x.bmp", 2, "plot: '{}' ends in neither .png nor .svg"),
+        ("", 2, "ends in neither .png nor .svg"),
+    ],
+)
+def test_a_picture_that_cannot_be_is_refused_before_the_vector_is_read(
+    capsys, tmp_path, name, code, message
+):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "a-file").touch()
+    path = f"{tmp_path}/{name}"
+    found, out, err = run(capsys, "predict", tmp_path / "no-vector", *QUICK, "--plot", path)
+    assert (found, out) == (code, "")
+    assert err.startswith("pysampler predict: ")
+    assert err.endswith(message.format(path) + "\n")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a-file", "folder.png"]
+
+
+def test_a_picture_is_there_whole_or_not_at_all(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    path = tmp_path / "x.png"
+    path.write_text("the old one")
+    code, _, err = run(capsys, "predict", tmp_path / "no-vector", *QUICK, "--plot", path)
+    assert (code, path.read_text()) == (1, "the old one")
+
+    def replace(*_):
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(os, "replace", replace)
+    code, out, err = run(capsys, "predict", VECTOR, *QUICK, "--plot", path)
+    assert code == 1
+    assert "300 ms" in out
+    assert err.endswith(f"cannot write {path}: Device or resource busy\n")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["the old one"]
+
+
+def test_a_picture_of_a_linked_name_goes_where_the_link_leads(capsys, tmp_path):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    (tmp_path / "x.png").symlink_to("target.png")
+    assert run(capsys, "predict", VECTOR, *QUICK, "--plot", tmp_path / "x.png")[0] == 0
+    assert (tmp_path / "target.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "x.png").is_symlink()
 
 
 def test_real_migrations_are_scored_for_both_models_and_all_vectors(capsys):
@@ -180,7 +242,13 @@ def test_a_stream_without_an_end_is_refused(capsys):
         (("--deadline", "soon"), "deadline: "),
         (("--latency", "1ly"), "latency: "),
         (("--logging-cost", "x"), "logging-cost: 'x'"),
-        (("--logging-cost", "nan"), "logging_us: nan"),
+        (("--logging-cost", "nan"), "logging-cost: 'nan' is not between 0 and 1000000 us"),
+        (("--logging-cost", "-1"), "logging-cost: '-1' is not between 0 and 1000000 us"),
+        (("--logging-cost", "1e400"), "logging-cost: '1e400' is not between"),
+        (("--deadline", "0s"), "deadline: '0s' is not between 1 and 100000000 ms"),
+        (("--deadline", "99999999h"), "deadline: '99999999h' is not between"),
+        (("--latency", "1h"), "latency: '1h' is not between 0 and 1000000 ms"),
+        (("--link", "1bps"), "link: 0.125 is not between 1 and"),
         (("--grid", "published", "--bandwidth", "1Gbps"), "--grid published has its own"),
         (("--plot", "picture.bmp"), "plot: 'picture.bmp' ends in neither"),
     ],
@@ -197,6 +265,42 @@ def test_a_file_that_is_not_there_is_named(capsys, tmp_path):
         code, _, err = run(capsys, "predict", *words)
         assert code == 1
         assert f"{tmp_path / 'none'}: No such file" in err
+
+
+INPUTS = [("predict",), ("predict", "--json"), ("advise", *QUICK), ("advise", "--quick", *QUICK)]
+
+
+@pytest.mark.parametrize("words", [*INPUTS, ("predict", "--evaluate")])
+def test_what_cannot_be_read_is_one_line(capsys, tmp_path, words):
+    for name, message in (
+        (tmp_path, f"{tmp_path}: Is a directory"),
+        (tmp_path / "none", f"{tmp_path / 'none'}: No such file or directory"),
+        ("", "'': No such file or directory"),
+        ("/proc/self/mem", "/proc/self/mem: Input/output error"),
+    ):
+        words_and_name = (*words, name)
+        assert run(capsys, *words_and_name) == (1, "", f"pysampler {words[0]}: {message}\n")
+
+
+class Terminal(io.TextIOWrapper):
+    """A stdin that is one."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("words", INPUTS)
+def test_a_stdin_without_a_vector_is_one_line(capsys, monkeypatch, tmp_path, words):
+    for stdin, message in (
+        (Terminal(io.BytesIO()), "no vector: name a file, or pipe one in"),
+        (io.TextIOWrapper(io.BytesIO()), "stdin: empty: there is no vector in it"),
+        (io.TextIOWrapper(io.BufferedWriter(io.FileIO(tmp_path / "x", "w"))), "stdin: read"),
+    ):
+        with stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            for name in ((), ("-",)):
+                expected = f"pysampler {words[0]}: {message}\n"
+                assert run(capsys, *words, *name) == (1, "", expected)
 
 
 @pytest.mark.parametrize(
@@ -261,6 +365,36 @@ def test_a_bad_reply_is_refused_by_key(capsys, tmp_path, reply, message):
     assert message in err
 
 
+@pytest.mark.parametrize("verb", ["predict", "advise"])
+def test_a_reply_of_qmp_counts_as_the_vector_in_it(capsys, tmp_path, verb):
+    path = tmp_path / "reply.json"
+    path.write_text(f'{{"return": {VECTOR.read_text()}}}')
+    assert run(capsys, verb, path, *QUICK, "--json") == run(capsys, verb, VECTOR, *QUICK, "--json")
+
+
+def test_the_quick_rule_takes_replies_of_qmp_with_and_without_a_vector(capsys, tmp_path):
+    path = tmp_path / "reply.json"
+    words = ("advise", "--quick", path, "--bandwidth", "10Gbps", "--downtime", "125ms")
+    rate = '{"status": "measured", "dirty-rate": 98, "calc-time": 125, "calc-time-unit": "millisecond"}'
+    for content in (VECTOR.read_text(), rate):
+        path.write_text(content)
+        bare = run(capsys, *words)
+        path.write_text(f'{{"return": {content}, "id": "x"}}')
+        assert run(capsys, *words) == bare
+        assert bare[0] == 0
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "1", '"text"', '{"status": "measured"}'])
+def test_a_reply_of_qmp_with_something_else_is_refused_in_one_line(capsys, tmp_path, content):
+    path = tmp_path / "reply.json"
+    path.write_text(f'{{"return": {content}}}')
+    for words in (("predict",), ("advise",), ("advise", "--quick")):
+        code, out, err = run(capsys, *words, path, *QUICK)
+        assert (code, out) == (1, "")
+        assert err.startswith(f"pysampler {words[0]}: {path}: ")
+        assert err.count("\n") == 1
+
+
 def with_codecs(tmp_path, codecs):
     return edited(tmp_path, x_pysampler={"compression": {"codecs": codecs}})
 
@@ -303,6 +437,17 @@ def test_evaluating_takes_no_option_that_it_would_ignore(capsys, option):
     assert f"not with {option.partition('=')[0]}" in err
 
 
+@pytest.mark.parametrize("name", [VECTOR, "-", "no-such-file"])
+def test_evaluating_takes_no_vector_that_it_would_ignore(capsys, name):
+    code, out, err = run(
+        capsys, "predict", name, "--evaluate", GOLDEN / "migrations-qemu10.jsonl", "--json"
+    )
+    assert (code, out) == (2, "")
+    assert err == (
+        f"pysampler predict: --evaluate brings its own vectors; leave out {str(name)!r}\n"
+    )
+
+
 def test_evaluating_names_the_file_of_a_vector_that_cannot_be_used(capsys, tmp_path):
     record = json.loads((GOLDEN / "migrations-qemu10.jsonl").read_text().splitlines()[0])
     record["vector"]["status"] = "measuring"
@@ -313,17 +458,54 @@ def test_evaluating_names_the_file_of_a_vector_that_cannot_be_used(capsys, tmp_p
     assert f"{path}: status: 'measuring'" in err
 
 
-def test_numbers_of_numpy_are_numbers_and_what_is_none_is_refused():
+def test_numbers_of_numpy_are_numbers():
     measurement = Measurement.from_json(VECTOR.read_bytes())
-    (cell,) = predict(measurement, np.int64(10**9), np.int32(300), model="published").cells
+    (cell,) = predict(
+        measurement, np.int64(10**9), np.int32(300), members=np.int8(9), seed=np.uint8(1)
+    ).cells
     assert (cell.bandwidth, cell.downtime_limit_ms) == (1e9, 300)
-    with pytest.raises(UsageError, match="bandwidth: None"):
-        predict(measurement, [None], 300, model="published")
-    with pytest.raises(UsageError, match="downtime: b'1s'"):
-        predict(measurement, 1e9, [b"1s"], model="published")
+    cells = predict(measurement, np.array([1e9, 2e9]), (300, math.inf), model="published").cells
+    assert [(cell.bandwidth, cell.downtime_limit_ms) for cell in cells] == [
+        (1e9, 300), (1e9, None), (2e9, 300), (2e9, None),
+    ]  # fmt: skip
 
 
-def test_an_empty_pipe_is_told_as_such(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
-    code, _, err = run(capsys, "predict")
-    assert (code, err) == (1, "pysampler predict: stdin: empty: there is no vector in it\n")
+@pytest.mark.parametrize("model", ["qemu", "published"])
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        *(
+            (name, value, re.escape(shown))
+            for name in ("bandwidth", "downtime", "link")
+            for value, shown in (
+                (True, "True"), (np.True_, "True"), (math.nan, "nan"), (-math.inf, "-inf"), (-1, "-1"),
+                (0, "0"), (b"1s", "b'1s'"), (1j, "1j"), (object, "<class 'object'>"), ("nan", "'nan'"),
+            )
+        ),
+        ("bandwidth", math.inf, "inf"),
+        ("bandwidth", [None], "None"),
+        ("bandwidth", [1e9, True], "True"),
+        ("downtime", [300, [300]], r"\[300\]"),
+        *(
+            (name, value, re.escape(shown))
+            for name in ("members", "seed")
+            for value, shown in (
+                (-1, "-1"), (True, "True"), (1.5, "1.5"), (math.nan, "nan"), ("1", "'1'"),
+                (None, "None"), (1 << 64, str(1 << 64)),
+            )
+        ),
+        ("members", 0, "0"),
+    ],
+)  # fmt: skip
+def test_an_argument_that_is_none_is_a_usage_error_that_names_it(model, name, value, shown):
+    measurement = Measurement.from_json(VECTOR.read_bytes())
+    given = {"bandwidth": 1e9, "downtime": 300, name: value}
+    with pytest.raises(UsageError, match=f"^{name}.*{shown}"):
+        predict(measurement, **given, model=model)
+
+
+@pytest.mark.parametrize("name", ["link", "deadline_ms", "latency_ms", "logging_us"])
+@pytest.mark.parametrize("value", [True, math.nan, math.inf, -1, "1"])
+def test_a_setup_that_cannot_be_is_a_usage_error_that_names_its_member(name, value):
+    with pytest.raises(UsageError, match=f"^{name}: "):
+        Precopy(**{name: value})

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import pytest
 from subject import LENGTH
@@ -131,3 +132,15 @@ def test_a_signal_while_the_vector_is_written_is_too_late_to_harm(command, tmp_p
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert vector(tmp_path).status is Status.MEASURED
+
+
+def test_a_signal_while_a_picture_is_drawn_leaves_nothing(tmp_path):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    vector = Path(__file__).parents[1] / "golden" / "vector-32gib-memcached.json"
+    words = ["predict", vector, "--bandwidth", "10Gbps", "--downtime", "300ms", "--plot", "x.png"]
+    done = subprocess.run(
+        [sys.executable, "-c", signalled_in("io", "BytesIO", "after"), *words],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, os.listdir(tmp_path)) == (130, [])
+    assert done.stderr.endswith("pysampler predict: interrupted\n")

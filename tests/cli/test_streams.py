@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from subject import LENGTH
 
 from pysampler import Measurement
 
+VECTOR = Path(__file__).parents[1] / "golden" / "vector-32gib-memcached.json"
 PYSAMPLER = [sys.executable, "-m", "pysampler"]
 
 
@@ -39,6 +41,28 @@ def test_a_full_stderr_is_no_failure(ram):
     done = shell("2>/dev/full", "sample", "--file", ram, "--calc-time", "50ms")
     assert done.returncode == 0
     json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
+def test_what_is_said_of_a_prediction_cannot_harm_it(redirection):
+    done = shell(redirection, "predict", VECTOR, "--json", "--downtime", "1s")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["model"] == "qemu"
+
+
+@pytest.mark.parametrize("words", [["predict"], ["advise"], ["advise", "--quick"]])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_pipe_that_nobody_reads_ends_a_prediction_without_a_word(words, more):
+    read, write = os.pipe()
+    os.close(read)
+    quick = ["--bandwidth", "10Gbps", "--downtime", "125ms"]
+    done = subprocess.run(
+        [*PYSAMPLER, *words, VECTOR, *quick, *more], stdout=write, stderr=subprocess.PIPE,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(write)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if "curve: " not in line] == []
 
 
 VERBS = [
@@ -133,3 +157,18 @@ def test_an_encoding_without_the_letter_is_no_failure(tmp_path):
     done = shell("", "blocks", "--file", path, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "")
     assert "r\\xe4m" in done.stdout
+
+
+def test_no_thread_is_started_that_nobody_needs():
+    code = (
+        "import atexit, os, sys; from pysampler.__main__ import main\n"
+        "atexit.register(lambda: print(len(os.listdir('/proc/self/task')), file=sys.stderr))\n"
+        "sys.exit(main())"
+    )
+    environment = {name: value for name, value in os.environ.items() if "THREADS" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "predict", VECTOR, "--json"],
+        capture_output=True, text=True, timeout=60, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stderr.endswith("\n1\n")

@@ -1,15 +1,20 @@
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from simulated import generator, simulate
 
 from pysampler.cli import main, validate
+from pysampler.errors import SourceError
 from pysampler.validation import report
+from pysampler.validation.store import Store
 
 
 @pytest.fixture
@@ -85,21 +90,120 @@ def test_a_missing_library_is_told_before_anything_is_measured(
     assert not list(tmp_path.iterdir())
 
 
+ENDS = [
+    (KeyboardInterrupt(), "interrupted"),
+    (SourceError("the guest did not get ready"), "the guest did not get ready"),
+]
+
+
+@pytest.mark.parametrize(("end", "why"), ENDS)
+@pytest.mark.parametrize("n", [1, 2, 9, 13])
+def test_what_was_measured_before_it_ended_is_kept(
+    invented, capsys, tmp_path, monkeypatch, end, why, n
+):
+    whole, closed = validate.run_experiment, []
+
+    def run(experiment, skip):
+        try:
+            for i, row in enumerate(whole(experiment, skip)):
+                if i == n:
+                    raise end
+                yield row
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(validate, "run_experiment", run)
+    report_folder = tmp_path / "report"
+    assert main([*invented, "-o", str(report_folder)]) == 3
+    out, err = capsys.readouterr()
+    assert "MiB/s of a uniform writer" in out
+    assert err.endswith(f"pysampler validate: {why}; {n} of 27 rows were measured\n")
+    assert (report_folder / "index.html").exists()
+    assert closed == [True]
+    assert main([*invented, "--json"]) == 3
+    assert len(capsys.readouterr().out.splitlines()) == n
+    assert main([*invented[:3], "--compare"]) == 0
+    with closing(Store(invented[2])) as store:
+        assert [len(stored.rows) for stored in store.last(9)] == [n, n]
+
+
+@pytest.mark.parametrize(("end", "why"), ENDS)
+def test_without_a_row_nothing_is_kept(invented, capsys, monkeypatch, end, why):
+    def run(*_):
+        raise end
+        yield
+
+    monkeypatch.setattr(validate, "run_experiment", run)
+    assert main(invented) == (130 if isinstance(end, KeyboardInterrupt) else 1)
+    assert capsys.readouterr() == ("", f"pysampler validate: {why}\n")
+    with closing(Store(invented[2])) as store:
+        assert store.last(9) == []
+
+
+@contextmanager
+def validating(tmp_path, *arguments):
+    """A `pysampler validate` whose guest runs; yields it and the guest's pid."""
+    command = [sys.executable, "-m", "pysampler", "validate", "--sizes", "64M", "--repeat", "99"]
+    command += ["--store", str(tmp_path / "s.sqlite"), *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            while not (guest := children.read_text().split()):
+                assert process.poll() is None
+                time.sleep(0.01)
+            # Until it runs, has said so, and is looked at.
+            while "pysampler-truth" not in Path(f"/proc/{process.pid}/maps").read_text():
+                assert process.poll() is None
+                time.sleep(0.01)
+            yield process, int(guest[0])
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_the_guest_too(tmp_path, number):
-    command = [sys.executable, "-m", "pysampler", "validate", "--sizes", "64M", "--repeat", "99"]
-    command += ["--store", str(tmp_path / "s.sqlite")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not (guest := children.read_text().split()):
-        assert process.poll() is None
-        time.sleep(0.01)
-    while len(list(Path(f"/proc/{guest[0]}/task").iterdir())) == 1:  # until it runs a vCPU
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=30)
+    with validating(tmp_path, "--calc-times", "60s") as (process, guest):
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (130, "pysampler validate: interrupted\n")
-    assert not Path(f"/proc/{guest[0]}").exists()
+    assert not Path(f"/proc/{guest}").exists()
+
+
+def test_a_signal_in_the_middle_keeps_the_rows_before(tmp_path):
+    store = tmp_path / "s.sqlite"
+    words = ("--calc-times", "50ms", "--json", "--no-bitmap")
+    with validating(tmp_path, *words) as (process, guest):
+        time.sleep(2)  # nothing tells from outside that a row is done; each takes 0.3 s
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=30)
+    n = len(out.splitlines())
+    assert process.returncode == 3
+    assert error.endswith(f"pysampler validate: interrupted; {n} of 198 rows were measured\n")
+    assert not Path(f"/proc/{guest}").exists()
+    with closing(Store(str(store))) as stored:
+        assert [len(run.rows) for run in stored.last(9)] == [n]
+
+
+def test_a_guest_does_not_outlive_even_a_killed_parent(tmp_path):
+    with validating(tmp_path, "--calc-times", "60s") as (process, guest):
+        watched = os.pidfd_open(guest)
+        process.kill()
+        try:
+            assert select.select([watched], [], [], 30)[0], "the guest still runs"
+        finally:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(watched, signal.SIGKILL)
+            os.close(watched)
+
+
+def test_a_guest_whose_parent_is_gone_before_it_is_bound_does_not_start():
+    done = subprocess.run(
+        [sys.executable, "-m", "pysampler.validation.bound_guest", str(os.getppid()), "guest"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
 @pytest.mark.parametrize(
