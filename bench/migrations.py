@@ -18,6 +18,7 @@ Six migrations of each: downtime-limit 100, 300 or 1000 ms; tcp 1 in 4, else a u
 rate of one second, unless the first pass would take more than 40 s at that.
 
 One whose guest wrote 2 % less or more than while it was profiled was disturbed, and is done again.
+What destinations print when their migration is cancelled ("load of migration failed") is no error.
 """
 
 from __future__ import annotations
