@@ -409,7 +409,6 @@ def migrate(
             source.command("migrate_cancel")
             break
         time.sleep(POLL_S)
-    after = guest.counts()
     while (last := source.command("query-migrate"))["status"] == "cancelling":
         time.sleep(POLL_S)
     status = last["status"]
@@ -419,6 +418,8 @@ def migrate(
         raise GiveUpError(f"QEMU's migration failed: {reply.get('error-desc', 'it says not why')}")
     if status == "completed":
         source.command("cont")
+    # Not before: a guest may be stopped while it changes its counts. Its TSC stood still.
+    after = guest.counts()
     return {
         "converged": status == "completed",
         "status": status,
