@@ -33,8 +33,9 @@ PUBLISHED_BANDWIDTHS = tuple(
 PUBLISHED_LIMITS_MS: tuple[float | None, ...] = (125, 250, 500, 1000, 5000, None)
 
 # What the model of the loop misses on real migrations even when the dirty-page curve is known: as a
-# share of the total time, and ms (a few of scheduling and of stopping the guest).
-_RESIDUAL, _RESIDUAL_MS = 0.0015, 5.0
+# share of the total time, and ms (of scheduling and of stopping the guest). From migrations that
+# were recorded after the model was made (docs/prediction.md).
+_RESIDUAL, _RESIDUAL_MS = 0.003, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +208,12 @@ def summarise(
     cells = []
     for column, (bandwidth, limit) in zip(outcomes.T, grid, strict=True):
         ended = column["converged"] > 0
-        total = column["total_ms"] * (1 + _RESIDUAL * factor) + _RESIDUAL_MS * offset
-        total = np.where(ended, np.maximum(total, column["downtime_ms"]), np.inf)
-        low, median, high = _quantiles(total)
+        total = np.where(ended, column["total_ms"], np.inf)
+        missed = total * (1 + _RESIDUAL * factor) + _RESIDUAL_MS * offset
+        low, median, high = _quantiles(total, np.maximum(missed, column["downtime_ms"]))
         done = column[ended]
         downtime, sent, iterations = (
-            _quantiles(done[name]) if len(done) else (None, None, None)
+            _quantiles(done[name], done[name]) if len(done) else (None, None, None)
             for name in ("downtime_ms", "sent_bytes", "iterations")
         )
         cells.append(
@@ -233,11 +234,16 @@ def summarise(
     return tuple(cells)
 
 
-def _quantiles(values: NDArray[Any]) -> tuple[float | None, float | None, float | None]:
-    # An observed value, not a mean of two: one of them may be infinite.
-    found = np.quantile(values, (0.05, 0.5, 0.95), method="inverted_cdf")
-    low, median, high = (float(value) if math.isfinite(value) else None for value in found)
-    return low, median, high
+def _quantiles(
+    values: NDArray[Any], uncertain: NDArray[Any]
+) -> tuple[float | None, float | None, float | None]:
+    """Return 5 % of the uncertain values, the median of the values, 95 % of the uncertain ones."""
+    # Observed values, not means of two: one of them may be infinite.
+    median = np.quantile(values, 0.5, method="inverted_cdf")
+    ends = np.quantile(uncertain, (0.05, 0.95), method="inverted_cdf")
+    found = (min(ends[0], median), median, max(ends[1], median))
+    low, middle, high = (float(value) if math.isfinite(value) else None for value in found)
+    return low, middle, high
 
 
 def _ends(quantiles: tuple[float | None, float | None, float | None]) -> Interval | None:
