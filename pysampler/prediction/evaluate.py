@@ -22,9 +22,9 @@ from pysampler.core import ModeKind
 from pysampler.errors import FormatError
 from pysampler.measurement import MAX_JSON_BYTES, Measurement
 from pysampler.prediction.curve import DirtyCurve, Mode
-from pysampler.prediction.precopy import Precopy, migrate
-from pysampler.prediction.prediction import MEMBERS, Cell, Model, predict, summarise
-from pysampler.units import MIB
+from pysampler.prediction.precopy import LIMITS, Precopy, migrate
+from pysampler.prediction.prediction import MAX_LIMIT_MS, MEMBERS, Cell, Model, predict, summarise
+from pysampler.units import MAX_RATE, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -188,10 +188,11 @@ def _migration(record: object) -> Migration:
     link = None
     if isinstance(downtime, int) and isinstance(sent, int) and downtime > 0 and sent > _LINK_BYTES:
         link = 1000 * sent / downtime
+    least_ms, most_ms = LIMITS["deadline_ms"]
     return Migration(
         bandwidth=_number(config, "max-bandwidth"),
-        downtime_limit_ms=_number(config, "downtime-limit"),
-        limit_ms=1000 * _number(config, "limit-s"),
+        downtime_limit_ms=_number(config, "downtime-limit", most=MAX_LIMIT_MS),
+        limit_ms=1000 * _number(config, "limit-s", least=least_ms / 1000, most=most_ms / 1000),
         converged=converged,
         # One that was cancelled has no time of its own.
         total_ms=_number(reply, "total-time") if converged else math.inf,
@@ -235,10 +236,14 @@ def _member(record: object, key: str, kind: type) -> Any:
     return value
 
 
-def _number(record: dict[str, Any], key: str) -> float:
+def _number(
+    record: dict[str, Any], key: str, *, least: float = 0.0, most: float = MAX_RATE
+) -> float:
     value = record.get(key)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e15:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
         raise FormatError(f"{key}: {str(value)[:40]!r} is not a positive number")
+    if not least <= value <= most:
+        raise FormatError(f"{key}: {str(value)[:40]} is not between {least:g} and {most:g}")
     return float(value)
 
 

@@ -146,7 +146,11 @@ def _draw_times(
             alpha=0.15,
             linewidth=0,
         )
-    axes.set(xscale="log", yscale="log", xlabel="bandwidth, Gbit/s", ylabel="total time, s")
+    axes.set(xlabel="bandwidth, Gbit/s", ylabel="total time, s")
+    if any(cell.total_ms is not None for cell in cells):
+        axes.set(xscale="log", yscale="log")
+    else:  # of nothing there is no logarithm
+        axes.text(0.5, 0.5, "none converges", transform=axes.transAxes, ha="center")
     axes.set_title(f"Total time, model {prediction.model}")
     axes.legend(title="downtime-limit", frameon=False, fontsize=8)
 
@@ -196,4 +200,5 @@ def _draw_rounds(axes: Axes, ensemble: Ensemble, prediction: Prediction, precopy
         f"One migration, model qemu: {format_rate(cell.bandwidth)}, "
         f"{format_limit(cell.downtime_limit_ms)}"
     )
-    axes.legend(frameon=False, fontsize=8)
+    if axes.get_legend_handles_labels()[1]:  # one that neither ends nor syncs has none
+        axes.legend(frameon=False, fontsize=8)

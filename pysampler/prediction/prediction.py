@@ -26,6 +26,7 @@ Model = Literal["qemu", "published"]
 Interval = tuple[float | None, float | None]
 
 MEMBERS = 200
+MAX_LIMIT_MS = 1e9
 # The published table's bandwidths have factors of 1024: 1 Gbps is 2^30 bit/s there.
 PUBLISHED_BANDWIDTHS = tuple(
     gigabits * GIB / 8 for gigabits in (100 / 1024, 1, 2, 2.5, 5, 10, 25, 40)
@@ -305,7 +306,7 @@ def as_limit_ms(value: float | str | None, what: str = "downtime") -> float | No
         value = parse_duration_ms(value, what)[0]
     if is_real(value) and value == math.inf:
         return None
-    if not is_real(value) or not 0 < value <= 1e9:
+    if not is_real(value) or not 0 < value <= MAX_LIMIT_MS:
         raise UsageError(f"{what}: {value!r} ms is not between 0 and 10^9")
     return float(value)
 

@@ -89,6 +89,13 @@ def test_a_plot_is_drawn(capsys, tmp_path, ending):
     assert head.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
 
 
+def test_migrations_that_neither_end_nor_sync_are_drawn_without_a_warning(capsys, tmp_path):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    words = ("--bandwidth", "1", "--downtime", "300ms", "--plot", tmp_path / "x.png")
+    code, _, err = run(capsys, "predict", VECTOR, *words)
+    assert (code, err.count("\n")) == (0, 1)
+
+
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_the_same_prediction_gives_the_same_picture(capsys, tmp_path, ending):
     pytest.importorskip("matplotlib", reason="the plot extra is not installed")
@@ -446,6 +453,31 @@ def test_evaluating_takes_no_vector_that_it_would_ignore(capsys, name):
     assert err == (
         f"pysampler predict: --evaluate brings its own vectors; leave out {str(name)!r}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("limit-s", 1e-9, "1e-09 is not between 0.001 and 100000"),
+        ("limit-s", 2e5, "200000.0 is not between 0.001 and 100000"),
+        ("downtime-limit", 2e9, "2000000000.0 is not between 0 and 1e+09"),
+        ("max-bandwidth", 2e15, "2000000000000000.0 is not between 0 and 1e+15"),
+        ("max-bandwidth", 10**400, "is not between 0 and 1e+15"),
+        ("max-bandwidth", math.nan, "'nan' is not a positive number"),
+        ("max-bandwidth", True, "'True' is not a positive number"),
+    ],
+)
+def test_evaluating_names_line_and_key_of_what_no_migration_has(
+    capsys, tmp_path, key, value, message
+):
+    record = json.loads((GOLDEN / "migrations-qemu10.jsonl").read_text().splitlines()[0])
+    record["config"][key] = value
+    path = tmp_path / "migrations"
+    path.write_text(json.dumps(record))
+    code, out, err = run(capsys, "predict", "--evaluate", path)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"pysampler predict: {path}: line 1: {key}: ")
+    assert message in err
 
 
 def test_evaluating_names_the_file_of_a_vector_that_cannot_be_used(capsys, tmp_path):
