@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,7 @@ _SAME_RATE = 1.35  # modes closer than this cannot be told apart
 _BURST_PERIODS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 _BURST_SHARES = (0.25, 0.5, 0.75)
 _BURST_PHASES = 16
+_BURST_FINALISTS = 4
 _MOST_PERIODS = 256  # a measurement has some dozens; more say nothing new, and each costs time
 
 
@@ -373,56 +374,91 @@ def fitter_of(counts: Counts, basis: Basis) -> Fitter:
     return Fitter(basis, counts.weights(expected), few=few)
 
 
-def choose_fitter(counts: Counts) -> Fitter | None:
-    """Return the simplest fitter that explains the vector; None when none does."""
+class Choice(NamedTuple):
+    """How the vectors of one guest are fitted.
+
+    Attributes:
+        fitter: the simplest that explains the vector, or that of a steady guest where none does.
+        explains: whether it does; else the points are joined by lines.
+    """
+
+    fitter: Fitter
+    explains: bool
+
+
+def choose_fitter(counts: Counts) -> Choice:
+    """Return the simplest fitter that explains the vector."""
     freedom = max(1, len(counts.seconds) - 2)
-    fitter = fitter_of(counts, Basis(counts.seconds))
-    if _explained(fitter.fit(counts.increments, counts.limit)[1], freedom):
-        return fitter
-    tried = [
-        (period, share * period, phase * period)
-        for period, share in itertools.product(_BURST_PERIODS_S, _BURST_SHARES)
-        for phase in np.arange(_BURST_PHASES) / _BURST_PHASES
-    ]
-    least, (period, on, phase), _ = _best_burst(counts, tried)
-    # A strong writer shows its phase more finely than the grid has it.
-    step = period / _BURST_PHASES
-    finer = [(period, on, (phase + part * step) % period) for part in np.linspace(-1, 1, 17)]
-    least, _, fitter = _best_burst(counts, finer)
-    return fitter if _explained(least, max(1, freedom - 3)) else None
+    steady = fitter_of(counts, Basis(counts.seconds))
+    if _explained(steady.fit(counts.increments, counts.limit)[1], freedom):
+        return Choice(steady, explains=True)
+    bursty = _best_burst(counts)
+    if _explained(bursty.chi2, max(1, freedom - 3)):
+        return Choice(bursty.fitter, explains=True)
+    return Choice(steady, explains=False)
 
 
-def _best_burst(
-    counts: Counts, bursts: list[tuple[float, float, float]]
-) -> tuple[float, tuple[float, float, float], Fitter]:
-    """Return chi-square, burst and fitter of the burst that explains the vector best."""
+class _Tried(NamedTuple):
+    """A burst that was tried."""
+
+    cost: float  # chi-square, and what its modes cost
+    chi2: float
+    burst: Burst
+    fitter: Fitter
+
+
+def _best_burst(counts: Counts) -> _Tried:
+    """Return the burst that explains the vector best."""
+    coarse = []
+    for period, share in itertools.product(_BURST_PERIODS_S, _BURST_SHARES):
+        phases = np.arange(_BURST_PHASES) / _BURST_PHASES * period
+        coarse.append(_best_phase(counts, period, share * period, phases))
+    # A strong writer shows its phase more finely than that, and from the wrong one it may look like
+    # another's burst.
+    finer = []
+    for _, _, burst, _ in sorted(coarse, key=_cost)[:_BURST_FINALISTS]:
+        step = burst.period_s / _BURST_PHASES
+        phases = (burst.phase_s + np.linspace(-1, 1, 17) * step) % burst.period_s
+        finer.append(_best_phase(counts, burst.period_s, burst.on_s, phases))
+    return min(finer, key=_cost)
+
+
+def _best_phase(counts: Counts, period: float, on: float, phases: FloatArray) -> _Tried:
     found = []
-    for i, burst in enumerate(bursts):
-        fitter = fitter_of(counts, Basis(counts.seconds, Burst(*burst)))
-        chi2 = fitter.fit(counts.increments, counts.limit)[1]
-        found.append((chi2, i, burst, fitter))
-    chi2, _, burst, fitter = min(found, key=lambda one: one[:2])
-    return chi2, burst, fitter
+    for phase in phases:
+        burst = Burst(period, on, float(phase))
+        fitter = fitter_of(counts, Basis(counts.seconds, burst))
+        masses, chi2 = fitter.fit(counts.increments, counts.limit)
+        modes = len(fitter.basis.modes(masses, 1.0))
+        found.append(_Tried(chi2 + modes * _COST_OF_A_MODE, chi2, burst, fitter))
+    return min(found, key=_cost)
 
 
-def fit_curve(counts: Counts, fitter: Fitter | None) -> DirtyCurve:
+def _cost(tried: _Tried) -> float:
+    return tried.cost
+
+
+def fit_curve(counts: Counts, choice: Choice) -> DirtyCurve:
     """Fit one vector.
 
     Args:
         counts: the vector's numbers.
-        fitter: from `choose_fitter`; None to join the points by lines.
+        choice: from `choose_fitter`.
     """
     nonzero = counts.limit * counts.scale
     zero = max(0.0, counts.sampled * counts.scale - nonzero)
-    if fitter is None:
-        return _interpolated(counts, nonzero, zero)
-    masses, chi2 = fitter.fit(counts.increments, counts.limit)
-    modes = fitter.basis.modes(masses, counts.scale)
+    masses, chi2 = choice.fitter.fit(counts.increments, counts.limit)
+    if not choice.explains:
+        freedom = max(1, len(counts.seconds) - 2)
+        knots = _joined(counts, nonzero)
+        return DirtyCurve((), None, *knots, nonzero, zero, chi2, freedom)
+    modes = choice.fitter.basis.modes(masses, counts.scale)
     freedom = max(1, len(counts.seconds) - 2 * len(modes))
-    return DirtyCurve(modes, fitter.basis.burst, (), (), nonzero, zero, chi2, freedom)
+    return DirtyCurve(modes, choice.fitter.basis.burst, (), (), nonzero, zero, chi2, freedom)
 
 
-def _interpolated(counts: Counts, nonzero: float, zero: float) -> DirtyCurve:
+def _joined(counts: Counts, nonzero: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return times and pages of the measured points, made to rise."""
     rising = np.maximum.accumulate(counts.dirty) * counts.scale
     seconds, pages = list(counts.seconds), list(rising)
     if len(pages) > 1 and pages[-2] < pages[-1] < nonzero:
@@ -430,6 +466,4 @@ def _interpolated(counts: Counts, nonzero: float, zero: float) -> DirtyCurve:
         slope = (pages[-1] - pages[-2]) / (seconds[-1] - seconds[-2])
         seconds.append(seconds[-1] + (nonzero - pages[-1]) / slope)
         pages.append(nonzero)
-    left = fitter_of(counts, Basis(counts.seconds)).fit(counts.increments, counts.limit)[1]
-    freedom = max(1, len(counts.seconds) - 2)
-    return DirtyCurve((), None, tuple(seconds), tuple(pages), nonzero, zero, left, freedom)
+    return tuple(seconds), tuple(pages)

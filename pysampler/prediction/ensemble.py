@@ -84,10 +84,10 @@ def build_ensemble(measurement: Measurement, n_members: int, seed: int) -> Ensem
         MissingFeatureError: scipy is not there.
     """
     counts = Counts.of(measurement)
-    fitter = choose_fitter(counts)
-    curve = fit_curve(counts, fitter)
+    choice = choose_fitter(counts)
+    curve = fit_curve(counts, choice)
     rng = np.random.default_rng(seed)
-    members = tuple(fit_curve(other, fitter) for other in resample(counts, n_members, rng))
+    members = tuple(fit_curve(other, choice) for other in resample(counts, n_members, rng))
     return assemble(curve, members, measurement, rng)
 
 
