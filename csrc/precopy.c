@@ -298,6 +298,7 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
     double budget = fmax(1, ceil(cell->bandwidth * WINDOW_MS / how->flush_bytes)) * how->flush_bytes;
     double threshold = 0, sent_window = 0;
     int64_t syncs = 1;
+    int32_t passes = 1;
 
     start(s);
     memset(out, 0, sizeof(*out));
@@ -308,9 +309,11 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
         if (remaining * how->page_size < threshold || remaining <= NO_PAGES) {
             if (threshold > 0) {
                 s->now += how->sync_ms;
-                s->now += sync_bitmap(s) * how->sync_dirty_page_ms;
+                double logged = sync_bitmap(s);
+                s->now += logged * how->sync_dirty_page_ms;
                 remaining = remaining_pages(s);
                 syncs++;
+                passes += logged > NO_PAGES;
                 if (rounds && (size_t)syncs <= n_rounds)
                     rounds[syncs - 1] = (struct ps_precopy_round){ s->now, remaining,
                                                                    out->sent_bytes, threshold };
@@ -363,9 +366,10 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
         out->sent_bytes += bytes + how->device_bytes;
         s->now += how->stop_ms + (bytes + how->device_bytes) / link + s->zero * s->guest->zero_page_ms;
         out->downtime_ms = s->now - stopped;
+        out->converged = s->now <= how->deadline_ms; /* the last pass may take longer, too */
     }
     out->total_ms = s->now;
-    out->iterations = (int32_t)syncs;
+    out->iterations = passes;
     return syncs;
 }
 

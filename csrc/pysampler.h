@@ -424,7 +424,7 @@ struct ps_precopy_outcome {
     double downtime_ms;
     double sent_bytes;
     int32_t converged;
-    int32_t iterations; /* bitmap syncs before the last pass, the one at the start among them */
+    int32_t iterations; /* the bulk stage, and each bitmap sync that found pages to send again */
 };
 
 struct ps_precopy_round { /* just after a bitmap sync */

@@ -36,6 +36,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from enum import Enum
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
@@ -348,9 +349,11 @@ class _Reader:
 
 
 def _integer(key: str, value: object, high: int) -> int:
-    # bool is an int to Python and is none to JSON.
-    if not isinstance(value, int) or isinstance(value, bool):
+    # bool is an int to Python and is none to JSON; 125.0 is whole to both.
+    whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
+    if not whole or isinstance(value, bool):
         raise FormatError(f"{key}: {str(value)[:40]!r} is not a whole number")
-    if not 0 <= value <= high:
+    number = int(cast("int", value))
+    if not 0 <= number <= high:
         raise FormatError(f"{key}: {str(value)[:40]} is not between 0 and {high}")
-    return value
+    return number

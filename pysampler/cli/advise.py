@@ -81,27 +81,27 @@ def _quick(text: bytes, bandwidth: float, limit: float, *, unfinished: bool) -> 
     from pysampler.prediction.advise import quick, quick_from_rate  # noqa: PLC0415
 
     vector = parse_json(text)
-    if isinstance(vector, dict) and "periods" not in vector and "dirty-rate" in vector:
+    if isinstance(vector, dict) and "periods" not in vector and "calc-time" in vector:
+        status = vector.get("status", "measured")
+        if status != "measured" and not unfinished:
+            raise FormatError(f"status: {str(status)[:40]!r}, not 'measured'")
         reply = _qemu_reply(vector)
-        if reply.pop("status") != "measured" and not unfinished:
-            raise FormatError(f"status: {vector['status']!r}, not 'measured'")
         return quick_from_rate(reply["dirty-rate"], reply["calc-time"], bandwidth, limit)
     return quick(Measurement.from_dict(vector), bandwidth, limit, unfinished=unfinished)
 
 
 def _qemu_reply(reply: dict[str, Any]) -> dict[str, Any]:
-    """Return dirty-rate, calc-time in ms and status of a reply to query-dirty-rate."""
+    """Return dirty-rate and calc-time in ms of a reply to query-dirty-rate."""
     for key in ("dirty-rate", "calc-time"):
         value = reply.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 50:
-            raise FormatError(f"{key}: {str(value)[:40]!r} is not a whole number")
+            raise FormatError(f"{key}: {str(value)[:40]!r} is not a whole number from 0")
     factor = {"second": 1000, "millisecond": 1}.get(str(reply.get("calc-time-unit", "second")))
     if factor is None:
         raise FormatError(f"calc-time-unit: {str(reply['calc-time-unit'])[:40]!r} is unknown")
     return {
         "dirty-rate": reply["dirty-rate"],
         "calc-time": reply["calc-time"] * factor,
-        "status": reply.get("status", "measured"),
     }
 
 

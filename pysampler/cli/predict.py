@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pysampler.cli.output import Output
@@ -16,9 +17,9 @@ from pysampler.measurement import MAX_JSON_BYTES
 from pysampler.prediction import table
 from pysampler.prediction.evaluate import evaluate, read_migrations
 from pysampler.prediction.precopy import LIMITS, Precopy
-from pysampler.prediction.prediction import Model, as_limit_ms, as_rate, check_status, predict
+from pysampler.prediction.prediction import Model, as_limit_ms, as_rate, predict
 from pysampler.printable import printable
-from pysampler.units import parse_duration_ms
+from pysampler.units import parse_duration_ms, parse_exact_ms
 
 if TYPE_CHECKING:
     import argparse
@@ -91,19 +92,17 @@ def precopy_of(args: argparse.Namespace) -> Precopy:
         raise UsageError(
             f"logging-cost: {args.logging_cost[:24]!r} is not a number of us"
         ) from None
+    deadline = "60m" if args.deadline is None else args.deadline
+    deadline_ms = parse_duration_ms(deadline, "deadline")[0]
+    latency_ms = parse_exact_ms(args.latency, "latency")
     return Precopy(
         link=None if args.link is None else as_rate(args.link, "link"),
-        deadline_ms=_duration_ms("deadline", args.deadline or "60m"),
+        deadline_ms=_within("deadline_ms", deadline_ms, f"deadline: {deadline!r}"),
         multifd=args.multifd,
         zero_pages=args.zero_page_detection or ("multifd" if args.multifd else "legacy"),
-        latency_ms=_duration_ms("latency", args.latency),
+        latency_ms=_within("latency_ms", latency_ms, f"latency: {args.latency!r}"),
         logging_us=_within("logging_us", logging_us, f"logging-cost: {args.logging_cost[:24]!r}"),
     )
-
-
-def _duration_ms(option: str, text: str) -> float:
-    value = parse_duration_ms(text, option)[0]
-    return _within(f"{option}_ms", value, f"{option}: {text!r}")
 
 
 def _within(member: str, value: float, said: str) -> float:
@@ -145,11 +144,17 @@ def _predict(
 ) -> tuple[Measurement, Prediction]:
     name = "-" if args.vector is None else args.vector
     model: Model = args.model or ("published" if args.grid == "published" else "qemu")
+    if model == "published" and replace(precopy, deadline_ms=Precopy.deadline_ms) != Precopy():
+        say(args.verb, "the published model knows of bandwidth, downtime and deadline only")
     measurement = read_vector(name)
     try:
-        check_status(measurement, unfinished=args.unfinished)
         prediction = predict(
-            measurement, bandwidth, downtime, model=model, precopy=precopy, unfinished=True
+            measurement,
+            bandwidth,
+            downtime,
+            model=model,
+            precopy=precopy,
+            unfinished=args.unfinished,
         )
     except FormatError as error:
         raise with_name(name, error) from error
@@ -173,7 +178,7 @@ def _print(args: argparse.Namespace, prediction: Prediction) -> None:
 def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
     if args.vector is not None:
         raise UsageError(f"--evaluate brings its own vectors; leave out {args.vector!r}")
-    for name in ("model", "grid", "bandwidth", "downtime", "plot"):
+    for name in ("model", "grid", "bandwidth", "downtime", "deadline", "plot"):
         if getattr(args, name) is not None:
             raise UsageError(f"--evaluate scores both models as the file says; not with --{name}")
     try:

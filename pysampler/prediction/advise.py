@@ -20,7 +20,7 @@ from pysampler.errors import FormatError
 from pysampler.prediction.ensemble import Ensemble, build_ensemble
 from pysampler.prediction.postcopy import postcopy
 from pysampler.prediction.precopy import LIMITS, Precopy, migrate
-from pysampler.prediction.prediction import MEMBERS, check_status, checked_draw
+from pysampler.prediction.prediction import MEMBERS, check_measurement, checked_draw
 from pysampler.units import MIB, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def advise(
         FormatError: the measurement cannot be predicted from; the message names the key.
         MissingFeatureError: scipy is not there.
     """
-    check_status(measurement, unfinished=unfinished)
+    check_measurement(measurement, unfinished=unfinished)
     members, seed = checked_draw(members, seed)
     codecs = _codecs(measurement)
     precopy = precopy or Precopy()
@@ -283,7 +283,7 @@ def _dirty_limit(model: _Model, throttle: Advice, vcpus: int) -> Advice:
     if value is None:
         text = "no dirty limit makes it converge"
     elif throttle.value == 0:
-        text = f"no limit is needed; each of {vcpus} vCPUs dirties {value:.0f} MiB/s"
+        text = "no limit is needed"
     else:
         text = (
             f"each of {vcpus} vCPUs held to {value:.0f} MiB/s does what {throttle.value:.0f} % do"
@@ -325,9 +325,13 @@ def _compressed(model: _Model, codec: str, ratio: float, speed: float) -> Advice
     link = min(max((model.precopy.link or on_wire) / ratio, slowest), fastest)
     p = model.p(bandwidth=on_wire / ratio, precopy=replace(model.precopy, link=link))
     verdict = "converges" if p >= SAFE else "does not converge" if p <= 1 - SAFE else "may converge"
-    held = "the link" if model.bandwidth <= compressors else f"{_MULTIFD_CHANNELS} compressors"
+    held = (
+        "the link sets"
+        if model.bandwidth <= compressors
+        else f"{_MULTIFD_CHANNELS} compressors set"
+    )
     text = (
-        f"{verdict} with {codec}: pages shrink to {ratio:.0%}; {held} set the pace of "
+        f"{verdict} with {codec}: pages shrink to {ratio:.0%}; {held} the pace of "
         f"{format_rate(_rounded(on_wire / ratio))} of pages"
     )
     return Advice(f"compression-{codec}", None, None, "", p, text, {"ratio": ratio})
@@ -410,7 +414,7 @@ def quick(
     Raises:
         FormatError: nothing was sampled, or no period is that long.
     """
-    check_status(measurement, unfinished=unfinished)
+    check_measurement(measurement, unfinished=unfinished)
     if not measurement.n_sampled_pages or not measurement.periods:
         raise FormatError("n-sampled-pages: nothing was sampled, so nothing can be predicted")
     nearest = min(

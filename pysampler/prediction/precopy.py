@@ -94,7 +94,7 @@ class Precopy:
             "deadline_ms": self.deadline_ms,
             "page_size": page_size,
             "page_bytes": page_bytes,
-            "zero_page_bytes": {"none": page_bytes, "legacy": 9, "multifd": 8}[self.zero_pages],
+            "zero_page_bytes": self._zero_page_bytes(page_bytes),
             "flush_bytes": (_MULTIFD_PAGES if self.multifd else _PAGES_OF_FLUSH) * page_bytes,
             "device_bytes": _DEVICE_BYTES,
             # The channel is set up, and the destination's word is awaited at the end.
@@ -105,6 +105,12 @@ class Precopy:
             "wake_up_ms": _WAKE_UP_MS,
             "logging_ms_per_page": self.logging_us / 1000,
         }
+
+    def _zero_page_bytes(self, page_bytes: float) -> float:
+        if self.zero_pages == "none":
+            return page_bytes
+        # Without its channels multifd finds none: QEMU then does it the legacy way.
+        return 8 if self.zero_pages == "multifd" and self.multifd else 9
 
     def with_link(self, link: float) -> Precopy:
         """Return the same with another link."""
@@ -128,7 +134,8 @@ def migrate(
     Args:
         ensemble: the guests.
         precopy: how they are migrated.
-        grid: (bandwidth in bytes/s, downtime-limit in ms or None) of each cell.
+        grid: (bandwidth in bytes/s, downtime-limit in ms or None) of each cell; each bandwidth with
+            the same limits.
 
     Returns:
         core.PRECOPY_OUTCOME, shape [members, cells]. Of two cells the one with
@@ -145,12 +152,25 @@ def migrate(
         ensemble.knots_share,
         precopy.cells(grid),
     )
-    limits = [math.inf if limit is None else limit for _, limit in grid]
     ends = np.where(outcomes["converged"] > 0, outcomes["total_ms"], np.inf)
-    best = outcomes.copy()
-    for c, (bandwidth, _) in enumerate(grid):
-        below = [d for d in range(len(grid)) if grid[d][0] <= bandwidth and limits[d] <= limits[c]]
-        earliest = np.asarray(below)[np.argmin(ends[:, below], axis=1)]
-        earlier = np.take_along_axis(ends, earliest[:, None], axis=1)[:, 0] < ends[:, c]
-        best[earlier, c] = outcomes[earlier, earliest[earlier]]
-    return best
+    bandwidths = np.array([bandwidth for bandwidth, _ in grid])
+    limits = np.array([math.inf if limit is None else limit for _, limit in grid])
+    best = np.tile(np.arange(len(grid)), (len(ends), 1))
+    members = np.arange(len(ends))
+    # From the least demanding cell up, so that the best of all below is among the nearest below.
+    for c in np.lexsort((limits, bandwidths)):
+        for nearest in _nearest_below(bandwidths, limits, c):
+            other = best[:, nearest]
+            earlier = ends[members, other] < ends[members, best[:, c]]
+            best[earlier, c] = other[earlier]
+    return np.take_along_axis(outcomes, best, axis=1)
+
+
+def _nearest_below(bandwidths: NDArray[Any], limits: NDArray[Any], c: int) -> list[int]:
+    """Return the cells that have less than cell ``c`` of one, and as much of the other."""
+    found = []
+    for same, other in ((bandwidths, limits), (limits, bandwidths)):
+        (below,) = np.nonzero((same == same[c]) & (other < other[c]))
+        if len(below):
+            found.append(int(below[np.argmax(other[below])]))
+    return found

@@ -53,7 +53,7 @@ class Cell:
         downtime_ms_interval: 5 and 95 %.
         sent_bytes: all that went over the link.
         sent_bytes_interval: 5 and 95 %.
-        iterations: passes over memory, the last one among them.
+        iterations: passes over memory: the first, and one for each sync that found pages dirtied.
         iterations_interval: 5 and 95 %.
         p_converge: share of the guests whose migration ends before the deadline.
     """
@@ -144,7 +144,7 @@ def predict(
         UsageError: an argument that is none, or out of range; the message names it.
         MissingFeatureError: the model ``qemu`` needs scipy.
     """
-    check_status(measurement, unfinished=unfinished)
+    check_measurement(measurement, unfinished=unfinished)
     members, seed = checked_draw(members, seed)
     precopy = precopy or Precopy()
     if link is not None:
@@ -167,12 +167,16 @@ def predict(
     return Prediction(model, summarise(outcomes, grid, seed), ensemble.curve.quality)
 
 
-def check_status(measurement: Measurement, *, unfinished: bool) -> None:
-    """Refuse a measurement that did not come to its end, unless it is wanted so.
+def check_measurement(measurement: Measurement, *, unfinished: bool) -> None:
+    """Refuse what no vector can be, and one that did not come to its end unless it is wanted so.
 
     Raises:
-        FormatError: the status is not ``measured``.
+        UsageError: it is no Measurement.
+        FormatError: its numbers do not fit together, or the status is not ``measured``.
     """
+    if not isinstance(measurement, Measurement):
+        raise UsageError(f"measurement: a {type(measurement).__name__} is not a Measurement")
+    Measurement.from_dict(measurement.to_dict())  # one that was put together by hand, too
     if measurement.status is not Status.MEASURED and not unfinished:
         raise FormatError(
             f"status: {measurement.status.value!r}, not 'measured'; --unfinished takes it as it is"

@@ -8,7 +8,8 @@ Needs nothing but Python.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from pysampler.errors import FormatError
@@ -34,7 +35,7 @@ class PublishedCurve:
     """Dirty pages over time: line segments through the measured points.
 
     Args:
-        measurement: at least two periods that rise strictly, and samples.
+        measurement: samples, and at least two periods, none like the one before it.
 
     Raises:
         FormatError: it has not; the message names the key.
@@ -46,9 +47,9 @@ class PublishedCurve:
             raise FormatError("n-sampled-pages: 0; nothing was sampled")
         if len(times) < 2:
             raise FormatError(f"periods: {len(times)} of them; a line needs at least two")
-        for before, after in zip([0.0, *times], times, strict=False):
-            if after <= before:
-                raise FormatError(f"periods: {after:.0f} ms does not come after {before:.0f} ms")
+        for before, after in pairwise(times):
+            if after == before:
+                raise FormatError(f"periods: {after:.0f} ms twice; no line goes through these two")
         sampled = measurement.n_sampled_pages / measurement.n_total_pages
         pages = [count / sampled for count in measurement.n_dirty_pages]
         self.page_size = measurement.page_size
@@ -56,17 +57,21 @@ class PublishedCurve:
         self.limit = measurement.n_total_pages - self.zero_pages
         first_slope = (pages[1] - pages[0]) / (times[1] - times[0])
         self._times = [0.0, *times]
+        # Unsorted, the first period that is late enough counts.
+        self._latest = list(accumulate(self._times, max))
         self._pages = [max(0.0, pages[0] - first_slope * times[0]), *pages]
         self._last_slope = (pages[-1] - pages[-2]) / (times[-1] - times[-2])
 
     def __call__(self, ms: float) -> float:
         """Return the pages that are dirty after ``ms``."""
         times, pages = self._times, self._pages
-        i = bisect_right(times, ms)
+        i = bisect_left(self._latest, ms)
         if i < len(times):
             left, right = times[i - 1], times[i]
+            if ms == right:
+                return pages[i]
             return pages[i - 1] + (pages[i] - pages[i - 1]) * (ms - left) / (right - left)
-        if self._last_slope <= 0 or ms == times[-1]:
+        if self._last_slope <= 0:
             return pages[-1]
         return min(self.limit, pages[-1] + self._last_slope * (ms - times[-1]))
 
@@ -83,7 +88,7 @@ def migrate(
         curve: dirty pages over time.
         bandwidth: bytes per second.
         downtime_limit_ms: None for unlimited.
-        deadline_ms: a migration that takes longer does not converge.
+        deadline_ms: a migration that goes on for longer does not converge.
     """
     limit = float("inf") if downtime_limit_ms is None else downtime_limit_ms
     total, total_bytes = 0.0, 0.0
@@ -96,11 +101,12 @@ def migrate(
         duration = sent / bandwidth * 1000
         total += duration
         total_bytes += sent
-        iterations += 1
-        if total > deadline_ms or duration == remembered:
-            return Outcome(False, total, duration, total_bytes, iterations)
+        iterations += sent > 0
+        # In this order: an iteration that fits the limit ends the migration, however late.
         if duration <= limit:
             return Outcome(True, total, duration, total_bytes, iterations)
+        if total > deadline_ms or duration == remembered:
+            return Outcome(False, total, duration, total_bytes, iterations)
         if iterations == remember_at:
             remembered, remember_at = duration, 2 * remember_at
         nonzero, zero = curve(duration), 0.0

@@ -247,6 +247,7 @@ def test_a_stream_without_an_end_is_refused(capsys):
         (("--downtime", "0ms"), "downtime: "),
         (("--link", "fast"), "link: 'fast' is not a rate"),
         (("--deadline", "soon"), "deadline: "),
+        (("--deadline", ""), "deadline: '' is not a duration"),
         (("--latency", "1ly"), "latency: "),
         (("--logging-cost", "x"), "logging-cost: 'x'"),
         (("--logging-cost", "nan"), "logging-cost: 'nan' is not between 0 and 1000000 us"),
@@ -254,7 +255,8 @@ def test_a_stream_without_an_end_is_refused(capsys):
         (("--logging-cost", "1e400"), "logging-cost: '1e400' is not between"),
         (("--deadline", "0s"), "deadline: '0s' is not between 1 and 100000000 ms"),
         (("--deadline", "99999999h"), "deadline: '99999999h' is not between"),
-        (("--latency", "1h"), "latency: '1h' is not between 0 and 1000000 ms"),
+        (("--latency", "50"), "latency: '50' is not a duration; write 200us"),
+        (("--latency", "1001s"), "latency: '1001s' is not between 0 and 1000000 ms"),
         (("--link", "1bps"), "link: 0.125 is not between 1 and"),
         (("--grid", "published", "--bandwidth", "1Gbps"), "--grid published has its own"),
         (("--plot", "picture.bmp"), "plot: 'picture.bmp' ends in neither"),
@@ -541,3 +543,29 @@ def test_an_argument_that_is_none_is_a_usage_error_that_names_it(model, name, va
 def test_a_setup_that_cannot_be_is_a_usage_error_that_names_its_member(name, value):
     with pytest.raises(UsageError, match=f"^{name}: "):
         Precopy(**{name: value})
+
+
+def test_what_the_published_model_does_not_know_is_told(capsys):
+    words = ("predict", VECTOR, "--model", "published", "--json")
+    plain = run(capsys, *words, "--deadline", "5m")
+    code, out, err = run(capsys, *words, "--deadline", "5m", "--link", "25Gbps")
+    assert (code, out) == (0, plain[1])
+    assert plain[2] == ""
+    assert "the published model knows of bandwidth, downtime and deadline only" in err
+
+
+def test_a_latency_below_a_millisecond_counts(capsys):
+    words = ("advise", VECTOR, "--bandwidth", "5Gbps", "--downtime", "300ms", "--json")
+    fetches = []
+    for latency in ("0us", "100us", "0.1ms", "1ms"):
+        advice = json.loads(run(capsys, *words, "--latency", latency)[1])["advice"]
+        fetches.append(advice[-1]["page-fetches"])
+    assert fetches[0] > fetches[1] == fetches[2] > fetches[3]
+
+
+def test_a_measurement_that_goes_on_is_told_by_its_status(capsys, tmp_path):
+    path = tmp_path / "reply.json"
+    path.write_text('{"status": "measuring", "calc-time": 1}')
+    code, _, err = run(capsys, "advise", "--quick", path, *QUICK)
+    assert code == 1
+    assert f"{path}: status: 'measuring', not 'measured'" in err

@@ -196,7 +196,10 @@ def test_the_quick_rule_takes_qemus_own_reply():
     [
         (lambda: quick(VECTOR, 1e9, 300), "periods: none is 300 ms long, the nearest 250 ms"),
         (lambda: quick_from_rate(600, 1000, 1e9, 300), "calc-time: 1000 ms is not"),
-        (lambda: quick(single(0, sampled=0), 1e9, 300), "n-sampled-pages"),
+        (
+            lambda: quick(dataclasses.replace(single(0, sampled=0), n_zero_pages=0), 1e9, 300),
+            "n-sampled-pages: nothing",
+        ),
     ],
 )
 def test_a_measurement_of_another_length_is_refused(call, message):

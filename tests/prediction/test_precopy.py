@@ -51,7 +51,7 @@ def uniform(share, seconds):
 def test_a_clean_guest_takes_one_round_and_the_time_of_its_bytes():
     outcome = one(guest(), 400e6, 1, link=2e9)
     assert outcome["converged"]
-    assert outcome["iterations"] == 2  # the sync at the start, and the one that found nothing
+    assert outcome["iterations"] == 1
     assert outcome["sent_bytes"] == pytest.approx(GIB_PAGES * 4104, rel=1e-3)
     assert outcome["total_ms"] == pytest.approx(1000 * GIB_PAGES * 4104 / 400e6, abs=101)
 
@@ -79,6 +79,14 @@ def test_an_unlimited_downtime_ends_after_the_first_window():
     assert outcome["total_ms"] < 1000
 
 
+def test_a_last_pass_that_outlasts_the_deadline_does_not_converge():
+    in_time, late = (
+        one(guest(), 100e6, None, deadline_ms=deadline) for deadline in (12_000, 9_000)
+    )
+    assert in_time["total_ms"] == late["total_ms"] == pytest.approx(10_760, rel=0.01)
+    assert (in_time["converged"], late["converged"]) == (1, 0)
+
+
 def test_a_writer_faster_than_the_link_never_ends():
     outcome = one(guest(uniform(0.9, 0.5)), 100e6, 300)
     assert not outcome["converged"]
@@ -99,6 +107,33 @@ def test_multifd_pages_cost_less_than_their_headers_would():
     classic, packets = (one(guest(), 1e9, 300, multifd=multifd) for multifd in (False, True))
     assert packets["sent_bytes"] == pytest.approx(classic["sent_bytes"], rel=0.002)
     assert packets["sent_bytes"] != classic["sent_bytes"]
+
+
+def test_without_its_channels_multifd_finds_no_zero_pages():
+    nothing = guest(nonzero=0.001, zero=GIB_PAGES)
+    legacy, alone, channels = (
+        one(nothing, 400e6, 300, **members)["sent_bytes"]
+        for members in ({}, {"zero_pages": "multifd"}, {"zero_pages": "multifd", "multifd": True})
+    )
+    assert alone == legacy
+    assert channels == pytest.approx(legacy * 8 / 9, rel=0.01)
+
+
+def test_the_earliest_of_all_dominated_cells_is_taken():
+    ensemble = guest(uniform(0.3, 1), members=4)
+    bandwidths, limits = np.linspace(100e6, 900e6, 23), [20, 50, 51, 125, 300, 1000, None]
+    grid = [(b, limit) for b in bandwidths[::-1] for limit in limits]
+    outcomes = migrate(ensemble, Precopy(link=2e9), grid)
+    alone = np.array([migrate(ensemble, Precopy(link=2e9), [cell])[:, 0] for cell in grid]).T
+    ends = np.where(alone["converged"] > 0, alone["total_ms"], np.inf)
+    for c, (bandwidth, limit) in enumerate(grid):
+        below = [
+            d
+            for d, (rate, other) in enumerate(grid)
+            if rate <= bandwidth and (other or math.inf) <= (limit or math.inf)
+        ]
+        got = np.where(outcomes["converged"][:, c] > 0, outcomes["total_ms"][:, c], np.inf)
+        np.testing.assert_array_equal(got, ends[:, below].min(axis=1))
 
 
 def test_dirty_logging_slows_the_guest_and_so_the_dirtying():

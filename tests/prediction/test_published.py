@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import pysampler
 from pysampler import Measurement
-from pysampler.errors import FormatError
+from pysampler.errors import FormatError, UsageError
 from pysampler.prediction import published
 from pysampler.prediction.table import eta, published_table
 
@@ -21,21 +21,19 @@ VECTOR = Measurement.from_json((GOLDEN / "vector-32gib-memcached.json").read_tex
 
 
 def slow_dirty(v, ms):
-    """D(t) as the specification words it, by searching, not by bisection."""
+    """D(t) as the specification words it; the first point that is late enough counts."""
     r = v["n-sampled-pages"] / v["n-total-pages"]
     t, d = v["periods"], [n / r for n in v["n-dirty-pages"]]
     limit = v["n-total-pages"] - v["n-zero-pages"] / r
-    if ms >= t[-1]:
-        rise = (d[-1] - d[-2]) / (t[-1] - t[-2])
-        if ms == t[-1] or not rise > 0:
-            return d[-1]
-        return min(limit, d[-1] + rise * (ms - t[-1]))
     intercept = d[0] - (d[1] - d[0]) / (t[1] - t[0]) * t[0]
     t, d = [0, *t], [max(0, intercept), *d]
-    for i in range(len(t) - 1):
-        if t[i] <= ms < t[i + 1]:
-            return d[i] + (d[i + 1] - d[i]) * (ms - t[i]) / (t[i + 1] - t[i])
-    raise AssertionError(ms)
+    for i in range(len(t)):
+        if t[i] == ms:
+            return d[i]
+        if t[i] > ms:
+            return d[i - 1] + (d[i] - d[i - 1]) * (ms - t[i - 1]) / (t[i] - t[i - 1])
+    rise = (d[-1] - d[-2]) / (t[-1] - t[-2])
+    return min(limit, d[-1] + rise * (ms - t[-1])) if rise > 0 else d[-1]
 
 
 def slow_migrate(v, bandwidth, limit_ms):
@@ -47,10 +45,10 @@ def slow_migrate(v, bandwidth, limit_ms):
         # A vector that falls makes the recursion chaotic, so rounding must be the same: in this order.
         ms = (pages * (v["page-size"] + 8) + zeros * 8) / bandwidth * 1000
         total += ms
-        if total > 3_600_000:
-            return None
         if ms <= limit_ms:
             return total / 1000
+        if total > 3_600_000:
+            return None
         pages, zeros = slow_dirty(v, ms), 0
 
 
@@ -66,9 +64,15 @@ def generated():
         dirty = rng.integers(0, sampled - zero + 1, n)
         if rng.random() < 0.8:
             dirty = np.sort(dirty)
+        periods = np.cumsum(rng.integers(1, 9000, n))
+        order = rng.random()
+        if order < 0.1:  # as no sampler writes them, but the author's script takes them
+            rng.shuffle(periods)
+        elif order < 0.2:
+            periods[0] = 0
         vector = {
             "page-size": int(rng.choice([4096, 16384])),
-            "periods": [int(p) for p in np.cumsum(rng.integers(1, 9000, n))],
+            "periods": [int(p) for p in periods],
             "n-dirty-pages": [int(d) for d in dirty],
             "n-sampled-pages": sampled,
             "n-zero-pages": zero,
@@ -119,17 +123,42 @@ def test_more_memory_and_more_bandwidth_cancel(factor, gbps):
     [
         ({"periods": (125,), "n_dirty_pages": (33,)}, "periods: 1 of them"),
         ({"periods": (), "n_dirty_pages": ()}, "periods: 0 of them"),
+        ({"periods": (125, 125), "n_dirty_pages": (3, 4)}, "periods: 125 ms twice"),
         (
-            {"periods": (125, 125), "n_dirty_pages": (3, 4)},
-            "periods: 125 ms does not come after 125",
+            {"n_sampled_pages": 0, "n_dirty_pages": (0,) * 22, "n_zero_pages": 0},
+            "n-sampled-pages: 0",
         ),
-        ({"periods": (0, 125), "n_dirty_pages": (3, 4)}, "periods: 0 ms does not come after 0"),
-        ({"n_sampled_pages": 0}, "n-sampled-pages: 0"),
     ],
 )
 def test_what_would_divide_by_zero_is_refused_by_key(members, message):
     with pytest.raises(FormatError, match=message):
         pysampler.predict(dataclasses.replace(VECTOR, **members), model="published")
+
+
+def test_an_iteration_that_fits_the_limit_ends_it_however_late():
+    cell = pysampler.predict(VECTOR, "10Mbps", "unlimited", model="published").cells[0]
+    assert cell.total_ms > 3_600_000
+    assert (cell.iterations, cell.p_converge) == (1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"n_dirty_pages": (1, 2)}, "n-dirty-pages has 2 values"),
+        ({"n_zero_pages": VECTOR.n_sampled_pages + 1}, "n-zero-pages: 16393 is not between"),
+        ({"n_total_pages": 0}, "n-sampled-pages: more samples"),
+        ({"n_dirty_pages": (float("nan"),) * 22}, "n-dirty-pages.0.: 'nan'"),
+    ],
+)
+@pytest.mark.parametrize("model", ["published", "qemu"])
+def test_a_measurement_put_together_wrongly_is_refused_by_key(members, message, model):
+    with pytest.raises(FormatError, match=message):
+        pysampler.predict(dataclasses.replace(VECTOR, **members), 1e9, 300, model=model)
+
+
+def test_what_is_no_measurement_is_refused():
+    with pytest.raises(UsageError, match="measurement: a dict is not a Measurement"):
+        pysampler.predict({}, 1e9, 300)
 
 
 @pytest.mark.parametrize(
