@@ -295,7 +295,8 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
     const struct ps_precopy *how = s->how;
     double link = fmax(cell->link, 1e-3);
     /* The rate limit is looked at when the send buffer is flushed. */
-    double budget = fmax(1, ceil(cell->bandwidth * WINDOW_MS / how->flush_bytes)) * how->flush_bytes;
+    double budget = fmax(1, ceil(cell->bandwidth * WINDOW_MS / how->flush_bytes)) * how->flush_bytes +
+                    how->on_way_bytes;
     double threshold = 0, sent_window = 0;
     int64_t syncs = 1;
     int32_t passes = 1;

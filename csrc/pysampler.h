@@ -410,6 +410,7 @@ struct ps_precopy { /* what all cells have in common */
     double page_bytes;      /* bytes that a page costs on the wire */
     double zero_page_bytes; /* bytes that a zero page costs */
     double flush_bytes;     /* the rate limit is looked at once per so many bytes */
+    double on_way_bytes;    /* that channels of multifd still send when it has been reached */
     double device_bytes;    /* device state, in the last pass */
     double setup_ms;
     double sync_ms;    /* one bitmap sync */

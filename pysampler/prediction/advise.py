@@ -19,7 +19,7 @@ import numpy as np
 from pysampler.errors import FormatError
 from pysampler.prediction.ensemble import Ensemble, build_ensemble
 from pysampler.prediction.postcopy import postcopy
-from pysampler.prediction.precopy import LIMITS, Precopy, migrate
+from pysampler.prediction.precopy import LIMITS, MULTIFD_CHANNELS, Precopy, migrate
 from pysampler.prediction.prediction import MEMBERS, check_measurement, checked_draw
 from pysampler.units import MIB, format_duration, format_rate, format_size
 
@@ -34,7 +34,6 @@ _PAGE_HEADER = 8
 _MOST_BANDWIDTH = 1e15
 _MOST_DOWNTIME_MS = 2_000_000.0  # QEMU's own maximum
 _DIRTY_LIMIT_PERIOD_S = 1.0  # over which QEMU's dirty-limit measures a vCPU
-_MULTIFD_CHANNELS = 2  # QEMU's default
 _MOST_CODECS = 16  # there are three; each costs a run of the model
 
 
@@ -318,7 +317,7 @@ def _figure(pages: object, key: str, least: float, most: float) -> float | None:
 
 def _compressed(model: _Model, codec: str, ratio: float, speed: float) -> Advice:
     # The pipeline is as fast as its slower half: the wire, or the channels' compressors.
-    compressors = _MULTIFD_CHANNELS * speed * ratio
+    compressors = MULTIFD_CHANNELS * speed * ratio
     on_wire = min(model.bandwidth, compressors)
     # The same as pages of full size on a link that is faster by the ratio.
     slowest, fastest = LIMITS["link"]
@@ -326,9 +325,7 @@ def _compressed(model: _Model, codec: str, ratio: float, speed: float) -> Advice
     p = model.p(bandwidth=on_wire / ratio, precopy=replace(model.precopy, link=link))
     verdict = "converges" if p >= SAFE else "does not converge" if p <= 1 - SAFE else "may converge"
     held = (
-        "the link sets"
-        if model.bandwidth <= compressors
-        else f"{_MULTIFD_CHANNELS} compressors set"
+        "the link sets" if model.bandwidth <= compressors else f"{MULTIFD_CHANNELS} compressors set"
     )
     text = (
         f"{verdict} with {codec}: pages shrink to {ratio:.0%}; {held} the pace of "

@@ -109,6 +109,16 @@ def test_multifd_pages_cost_less_than_their_headers_would():
     assert packets["sent_bytes"] != classic["sent_bytes"]
 
 
+def test_multifd_sends_a_packet_of_each_channel_beyond_the_limit_of_each_window():
+    classic, packets = (
+        one(guest(), 5e7, 10, link=2e9, multifd=multifd) for multifd in (False, True)
+    )
+    # 5 MB a window are 9.5 packets: 10 and 2 of them are sent, or 38.07 buffers of 32 pages, so 39.
+    assert packets["total_ms"] / classic["total_ms"] == pytest.approx(
+        39 * 32 / (12 * 128), rel=0.01
+    )
+
+
 def test_without_its_channels_multifd_finds_no_zero_pages():
     nothing = guest(nonzero=0.001, zero=GIB_PAGES)
     legacy, alone, channels = (
