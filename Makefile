@@ -92,11 +92,12 @@ fuzz: $(DEV) ## feed the JSON reader with what nobody would write, FUZZ_SECONDS=
 	fi
 
 .PHONY: bench
-bench: $(BENCH) ## what passes, late starts, predictions, tracking and the guest cost; 4 GiB, minutes
+bench: $(BENCH) ## what passes, late starts, predictions, tracking and the guest cost, how good predictions are; 4 GiB, minutes
 	@mkdir -p bench/results
 	$(BIN)/python bench/pass.py
 	$(BIN)/python bench/lateness.py
 	$(BIN)/python bench/predict.py
+	$(BIN)/python bench/accuracy.py
 	$(BIN)/python bench/tracking.py
 	$(BIN)/python bench/guest.py
 

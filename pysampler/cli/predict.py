@@ -46,7 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bandwidth", metavar="RATE,...", help="max-bandwidth: 1Gbps,400MiB/s")
     parser.add_argument("--downtime", metavar="TIME,...", help="downtime-limit: 300ms,unlimited")
     add_migration_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object; with --evaluate an array of scores",
+    )
     parser.add_argument(
         "--plot", metavar="FILE", help="draw curve, times and one migration: .png or .svg"
     )

@@ -279,9 +279,34 @@ def test_real_migrations_are_predicted_better_than_by_the_published_model():
     assert scores["qemu", "vector"].n_bad == 0
 
 
-def test_the_loop_is_within_a_percent_of_real_migrations_of_a_known_guest():
+def test_migrations_that_the_model_was_not_made_with_are_predicted_as_well():
+    recorded = (GOLDEN / "migrations-recorded.jsonl").read_bytes().splitlines()
+    scores = {(s.model, s.vector): s for s in evaluate(read_migrations(recorded))}
+    for name in ("vector", "vector-512"):
+        ours, theirs = scores["qemu", name], scores["published", name]
+        assert np.median(ours.errors) < np.median(theirs.errors)
+        assert ours.n_bad < theirs.n_bad
+        assert ours.brier < 0.05
+        assert 0.8 < ours.coverage < 0.97
+    assert np.median(scores["qemu", "vector"].errors) < 0.01
+    assert np.quantile(scores["qemu", "vector"].errors, 0.9) < 0.05
+
+
+def test_migrations_with_multifd_are_predicted_as_such():
+    recorded = (GOLDEN / "migrations-multifd.jsonl").read_bytes().splitlines()
+    precopy = Precopy(link=2.4e9, multifd=True, zero_pages="multifd")
+    ours = evaluate(read_migrations(recorded), precopy=precopy)[0]
+    assert np.median(ours.errors) < 0.03
+    assert ours.n_bad == 0
+
+
+@pytest.mark.parametrize(("name", "p90"), [("qemu10", 0.01), ("recorded", 0.02)])
+def test_the_loop_agrees_with_real_migrations_of_a_known_guest(name, p90):
+    records = (GOLDEN / f"migrations-{name}.jsonl").read_bytes().splitlines()
     errors = []
-    for migration in read_migrations(RECORDS):
+    for migration in read_migrations(records):
+        if migration.guest is None:  # one that bursts
+            continue
         ensemble = guest_of(migration.guest, members=32)
         how = Precopy(link=2.9e9, deadline_ms=migration.limit_ms)
         cell = (migration.bandwidth, migration.downtime_limit_ms)
@@ -290,7 +315,7 @@ def test_the_loop_is_within_a_percent_of_real_migrations_of_a_known_guest():
         if migration.converged:
             errors.append(abs(np.median(outcomes["total_ms"]) / migration.total_ms - 1))
     assert np.median(errors) < 0.004
-    assert np.quantile(errors, 0.9) < 0.01
+    assert np.quantile(errors, 0.9) < p90
 
 
 @pytest.mark.parametrize(
