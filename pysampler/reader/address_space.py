@@ -50,6 +50,7 @@ class AddressSpace:
         except OSError:
             self.gone("the process has ended")
         if not is_mapped(mappings, self._memory.address, self._block.used_length):
+            self.check()  # it may have ended between the two looks
             self.gone("the process has unmapped it, or a part of it")
 
     def states(

@@ -1,10 +1,12 @@
 import os
+import signal
 
 import pytest
 from subject import subject
 
-from pysampler.errors import SourceError, UsageError
+from pysampler.errors import FaultError, SourceError, UsageError
 from pysampler.ramblock import FileMemory, ProcessMemory
+from pysampler.reader.address_space import AddressSpace
 from pysampler.source import find_blocks, named_block
 from pysampler.source.maps import is_mapped, read_maps
 
@@ -120,3 +122,19 @@ def test_a_named_block_that_is_not_mapped_is_refused():
 def test_a_wrong_block_is_refused_by_its_text(text, message):
     with pytest.raises(UsageError, match=message):
         named_block(os.getpid(), text)
+
+
+def test_a_process_that_ends_between_two_looks_has_ended(monkeypatch):
+    def killed_meanwhile(pid):
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return read_maps(pid)  # a zombie's: none
+
+    with subject(BOTH.replace("NAME", "cache")) as process:
+        blocks = find_blocks(process.pid)
+        (block,) = (b for b in blocks if isinstance(b.memory, ProcessMemory))
+        space = AddressSpace(block, block.memory)
+        monkeypatch.setattr("pysampler.reader.address_space.read_maps", killed_meanwhile)
+        with pytest.raises(FaultError, match="the process has ended"):
+            space.check_mapped()
+        space.close()
