@@ -32,6 +32,7 @@ SAFE = 0.95
 _LIKELY = 0.5
 _PAGE_HEADER = 8
 _MOST_BANDWIDTH = 1e15
+_LEAST_DOWNTIME_MS = 10.0  # of which stopping the guest takes some
 _MOST_DOWNTIME_MS = 2_000_000.0  # QEMU's own maximum
 _DIRTY_LIMIT_PERIOD_S = 1.0  # over which QEMU's dirty-limit measures a vCPU
 _MOST_CODECS = 16  # there are three; each costs a run of the model
@@ -226,7 +227,7 @@ def _least_downtime(model: _Model) -> Advice:
     def p_of(limit: float) -> float:
         return model.p(limit_ms=limit)
 
-    value, safe = _both(lambda p: _least_whole(p_of, 1.0, _MOST_DOWNTIME_MS, p))
+    value, safe = _both(lambda p: _least_whole(p_of, _LEAST_DOWNTIME_MS, _MOST_DOWNTIME_MS, p))
     if value is None:
         return Advice(
             "downtime-limit", None, None, "ms", None, "no downtime-limit makes it converge", {}
