@@ -267,6 +267,33 @@ def test_memory_and_bandwidth_scale_together():
     assert large.total_ms == pytest.approx(small.total_ms, rel=0.03)
 
 
+@pytest.mark.parametrize("factor", [2, 8, 1000])
+def test_the_loop_itself_has_no_scale(factor):
+    """Only the host's times and buffers have a size; scaled with the guest, they change nothing."""
+    ensemble = guest(uniform(0.2, 2), uniform(0.3, 30), zero=GIB_PAGES / 2, members=4)
+    larger = guest(uniform(0.2, 2), uniform(0.3, 30), zero=GIB_PAGES / 2, members=4)
+    for pages in ("nonzero_pages", "zero_pages"):
+        larger.guests[pages] *= factor
+    larger.modes["pages"] *= factor
+    larger.guests["zero_page_ms"] /= factor
+    how = Precopy().parameters(4096, GIB_PAGES)
+    scaled = dict(how)
+    for size in ("flush_bytes", "device_bytes"):
+        scaled[size] *= factor
+    scaled["sync_dirty_page_ms"] /= factor
+    grid = [(b, limit) for b in (1e8, 2e8, 8e8) for limit in (50.0, 300.0, None)]
+    outcomes, of_larger = (
+        core.precopy_grid(
+            with_these, one.guests, one.modes, one.knots_ms, one.knots_share,
+            Precopy(link=2e9 * k).cells([(b * k, limit) for b, limit in grid]),
+        )
+        for with_these, one, k in ((how, ensemble, 1), (scaled, larger, factor))
+    )  # fmt: skip
+    assert (outcomes["converged"] == of_larger["converged"]).all()
+    assert 0 < outcomes["converged"].mean() < 1
+    np.testing.assert_allclose(of_larger["total_ms"], outcomes["total_ms"], rtol=1e-3)
+
+
 def test_real_migrations_are_predicted_better_than_by_the_published_model():
     scores = {(s.model, s.vector): s for s in evaluate(read_migrations(RECORDS), members=60)}
     for name in ("vector", "vector-512"):
