@@ -25,7 +25,7 @@ from scipy.optimize import minimize
 
 from pysampler.prediction.curve import Counts, DirtyCurve, Mode, dirty_share
 from pysampler.prediction.ensemble import assemble
-from pysampler.prediction.evaluate import Case, Score, evaluate, read_migrations
+from pysampler.prediction.evaluate import Case, Score, evaluate, read_migrations, set_up
 from pysampler.prediction.precopy import Precopy, migrate
 from pysampler.prediction.prediction import summarise
 
@@ -88,13 +88,11 @@ def most_likely(guest: DirtyCurve, vector: Measurement) -> DirtyCurve:
 
 def score(migrations: list[Migration], name: str, guest_of: GuestOf) -> Score:
     """Predict each migration as that of a guest that is known so far."""
-    links = [migration.link for migration in migrations if migration.link]
     cases = []
-    for one in migrations:
+    for one, how in zip(migrations, set_up(migrations, Precopy()), strict=True):
         vector = one.vectors[name]
         curve = guest_of(one.guest, vector)
         ensemble = assemble(curve, [curve] * MEMBERS, vector, np.random.default_rng(0))
-        how = Precopy(link=float(np.median(links)), deadline_ms=one.limit_ms)
         grid = [(one.bandwidth, one.downtime_limit_ms)]
         cases.append(Case(one, summarise(migrate(ensemble, how, grid), grid, seed=0)[0]))
     return Score("qemu", name, tuple(cases))

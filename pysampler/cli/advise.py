@@ -85,12 +85,11 @@ def _quick(text: bytes, bandwidth: float, limit: float, *, unfinished: bool) -> 
         status = vector.get("status", "measured")
         if status != "measured" and not unfinished:
             raise FormatError(f"status: {str(status)[:40]!r}, not 'measured'")
-        reply = _qemu_reply(vector)
-        return quick_from_rate(reply["dirty-rate"], reply["calc-time"], bandwidth, limit)
+        return quick_from_rate(*_qemu_reply(vector), bandwidth, limit)
     return quick(Measurement.from_dict(vector), bandwidth, limit, unfinished=unfinished)
 
 
-def _qemu_reply(reply: dict[str, Any]) -> dict[str, Any]:
+def _qemu_reply(reply: dict[str, Any]) -> tuple[int, int]:
     """Return dirty-rate and calc-time in ms of a reply to query-dirty-rate."""
     for key in ("dirty-rate", "calc-time"):
         value = reply.get(key)
@@ -99,10 +98,7 @@ def _qemu_reply(reply: dict[str, Any]) -> dict[str, Any]:
     factor = {"second": 1000, "millisecond": 1}.get(str(reply.get("calc-time-unit", "second")))
     if factor is None:
         raise FormatError(f"calc-time-unit: {str(reply['calc-time-unit'])[:40]!r} is unknown")
-    return {
-        "dirty-rate": reply["dirty-rate"],
-        "calc-time": reply["calc-time"] * factor,
-    }
+    return reply["dirty-rate"], reply["calc-time"] * factor
 
 
 def _print_quick(args: argparse.Namespace, verdict: QuickVerdict) -> None:

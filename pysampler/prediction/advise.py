@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 SAFE = 0.95
 _LIKELY = 0.5
 _PAGE_HEADER = 8
-_MOST_BANDWIDTH = 1e15
 _LEAST_DOWNTIME_MS = 10.0  # of which stopping the guest takes some
 _MOST_DOWNTIME_MS = 2_000_000.0  # QEMU's own maximum
 _DIRTY_LIMIT_PERIOD_S = 1.0  # over which QEMU's dirty-limit measures a vCPU

@@ -275,19 +275,25 @@ def _published_cases(migrations: list[Migration], name: str) -> Iterable[Case]:
         yield Case(one, found.cells[0])
 
 
+def set_up(migrations: list[Migration], precopy: Precopy) -> Iterable[Precopy]:
+    """Yield how each migration was set up; a link that is not known is that of the others."""
+    for i, one in enumerate(migrations):
+        how = replace(precopy, deadline_ms=one.limit_ms)
+        if how.link is None:
+            others = [other.link for j, other in enumerate(migrations) if j != i and other.link]
+            how = replace(how, link=float(np.median(others)) if others else None)
+        yield how
+
+
 def _qemu_cases(
     migrations: list[Migration], name: str, precopy: Precopy | None, members: int
 ) -> Iterable[Case]:
     from pysampler.prediction.ensemble import build_ensemble  # noqa: PLC0415 - needs scipy
 
     ensembles: dict[str, Ensemble] = {}
-    for i, one in enumerate(migrations):
+    for one, how in zip(migrations, set_up(migrations, precopy or Precopy()), strict=True):
         key = one.vectors[name].to_json()
         if key not in ensembles:
             ensembles[key] = build_ensemble(one.vectors[name], members, seed=0)
-        how = replace(precopy or Precopy(), deadline_ms=one.limit_ms)
-        if how.link is None:
-            others = [other.link for j, other in enumerate(migrations) if j != i and other.link]
-            how = replace(how, link=float(np.median(others)) if others else None)
         grid = [(one.bandwidth, one.downtime_limit_ms)]
         yield Case(one, summarise(migrate(ensembles[key], how, grid), grid, seed=0)[0])
