@@ -26,7 +26,8 @@ from scipy.optimize import minimize
 from pysampler.prediction.curve import Counts, DirtyCurve, Mode, dirty_share
 from pysampler.prediction.ensemble import assemble
 from pysampler.prediction.evaluate import Case, Score, evaluate, read_migrations, set_up
-from pysampler.prediction.precopy import Precopy, migrate
+from pysampler.prediction.monotone import migrate_table
+from pysampler.prediction.precopy import Precopy
 from pysampler.prediction.prediction import summarise
 
 if TYPE_CHECKING:
@@ -93,8 +94,9 @@ def score(migrations: list[Migration], name: str, guest_of: GuestOf) -> Score:
         vector = one.vectors[name]
         curve = guest_of(one.guest, vector)
         ensemble = assemble(curve, [curve] * MEMBERS, vector, np.random.default_rng(0))
-        grid = [(one.bandwidth, one.downtime_limit_ms)]
-        cases.append(Case(one, summarise(migrate(ensemble, how, grid), grid, seed=0)[0]))
+        cell = [one.bandwidth], [one.downtime_limit_ms]
+        outcomes = migrate_table(ensemble, how, *cell)
+        cases.append(Case(one, summarise(outcomes, *cell, seed=0)[0]))
     return Score("qemu", name, tuple(cases))
 
 

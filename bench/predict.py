@@ -19,7 +19,7 @@ from rich.table import Table
 
 from pysampler import Measurement, Precopy, predict
 from pysampler.prediction.ensemble import build_ensemble
-from pysampler.prediction.precopy import migrate
+from pysampler.prediction.monotone import migrate_table
 from pysampler.prediction.prediction import MEMBERS, PUBLISHED_BANDWIDTHS, PUBLISHED_LIMITS_MS
 from pysampler.units import format_duration
 
@@ -37,11 +37,11 @@ def main() -> None:
     args = parser.parse_args()
     measurement = Measurement.from_json(Path(args.vector).read_bytes())
     ensemble = build_ensemble(measurement, MEMBERS, seed=0)
-    grid = [(rate, limit) for rate in PUBLISHED_BANDWIDTHS for limit in PUBLISHED_LIMITS_MS]
+    grid = PUBLISHED_BANDWIDTHS, PUBLISHED_LIMITS_MS
     contenders: list[tuple[str, Callable[[], object], float | None]] = [
         ("qemu model, the whole grid", lambda: predict(measurement), 1.0),
         ("  of that: fits", lambda: build_ensemble(measurement, MEMBERS, seed=0), None),
-        ("  of that: migrations", lambda: migrate(ensemble, Precopy(), grid), None),
+        ("  of that: migrations", lambda: migrate_table(ensemble, Precopy(), *grid), None),
         ("published model, the whole grid", lambda: predict(measurement, model="published"), 5e-3),
     ]
     wall: dict[str, list[float]] = {name: [] for name, _, _ in contenders}

@@ -380,6 +380,13 @@ static int invalid(const struct ps_precopy *how, size_t n_modes, size_t n_knots)
            (n_knots > 0 && n_modes != 1);
 }
 
+/* Whether a cell is another with a shorter downtime-limit. */
+static int asks_more(const struct ps_precopy_cell *cell, const struct ps_precopy_cell *other)
+{
+    return cell->bandwidth == other->bandwidth && cell->link == other->link &&
+           cell->downtime_limit_ms <= other->downtime_limit_ms;
+}
+
 int ps_precopy_grid(const struct ps_precopy *how, const struct ps_precopy_guest *guests,
                     size_t n_guests, const struct ps_precopy_mode *modes, size_t n_modes,
                     const double *knots_ms, const double *knots_share, size_t n_knots,
@@ -396,8 +403,13 @@ int ps_precopy_grid(const struct ps_precopy *how, const struct ps_precopy_guest 
                            .n_knots = n_knots,
                            .knots_ms = knots_ms,
                            .knots_share = knots_share + g * n_knots };
-        for (size_t c = 0; c < n_cells; c++)
-            run(&s, &grid[c], &outcomes_ret[g * n_cells + c], NULL, 0);
+        struct ps_precopy_outcome *outcomes = outcomes_ret + g * n_cells;
+        for (size_t c = 0; c < n_cells; c++) {
+            if (c > 0 && !outcomes[c - 1].converged && asks_more(&grid[c], &grid[c - 1]))
+                outcomes[c] = outcomes[c - 1];
+            else
+                run(&s, &grid[c], &outcomes[c], NULL, 0);
+        }
     }
     return 0;
 }

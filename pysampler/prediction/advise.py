@@ -18,8 +18,9 @@ import numpy as np
 
 from pysampler.errors import FormatError
 from pysampler.prediction.ensemble import Ensemble, build_ensemble
+from pysampler.prediction.monotone import migrate_table
 from pysampler.prediction.postcopy import postcopy
-from pysampler.prediction.precopy import LIMITS, MULTIFD_CHANNELS, Precopy, migrate
+from pysampler.prediction.precopy import LIMITS, MOST_DOWNTIME_MS, MULTIFD_CHANNELS, Precopy
 from pysampler.prediction.prediction import MEMBERS, check_measurement, checked_draw
 from pysampler.units import MIB, format_duration, format_rate, format_size
 
@@ -32,7 +33,6 @@ SAFE = 0.95
 _LIKELY = 0.5
 _PAGE_HEADER = 8
 _LEAST_DOWNTIME_MS = 10.0  # of which stopping the guest takes some
-_MOST_DOWNTIME_MS = 2_000_000.0  # QEMU's own maximum
 _DIRTY_LIMIT_PERIOD_S = 1.0  # over which QEMU's dirty-limit measures a vCPU
 _MOST_CODECS = 16  # there are three; each costs a run of the model
 
@@ -90,8 +90,12 @@ class _Model:
         limit_ms: float | None = None,
         precopy: Precopy | None = None,
     ) -> float:
-        cell = (bandwidth or self.bandwidth, limit_ms or self.limit_ms)
-        outcomes = migrate(ensemble or self.ensemble, precopy or self.precopy, [cell])
+        outcomes = migrate_table(
+            ensemble or self.ensemble,
+            precopy or self.precopy,
+            [bandwidth or self.bandwidth],
+            [limit_ms or self.limit_ms],
+        )
         return float((outcomes["converged"] > 0).mean())
 
 
@@ -226,7 +230,7 @@ def _least_downtime(model: _Model) -> Advice:
     def p_of(limit: float) -> float:
         return model.p(limit_ms=limit)
 
-    value, safe = _both(lambda p: _least_whole(p_of, _LEAST_DOWNTIME_MS, _MOST_DOWNTIME_MS, p))
+    value, safe = _both(lambda p: _least_whole(p_of, _LEAST_DOWNTIME_MS, MOST_DOWNTIME_MS, p))
     if value is None:
         return Advice(
             "downtime-limit", None, None, "ms", None, "no downtime-limit makes it converge", {}

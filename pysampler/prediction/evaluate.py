@@ -22,7 +22,8 @@ from pysampler.core import ModeKind
 from pysampler.errors import FormatError
 from pysampler.measurement import MAX_JSON_BYTES, Measurement
 from pysampler.prediction.curve import DirtyCurve, Mode
-from pysampler.prediction.precopy import LIMITS, Precopy, migrate
+from pysampler.prediction.monotone import migrate_table
+from pysampler.prediction.precopy import LIMITS, Precopy
 from pysampler.prediction.prediction import MAX_LIMIT_MS, MEMBERS, Cell, Model, predict, summarise
 from pysampler.units import MAX_RATE, MIB
 
@@ -295,5 +296,6 @@ def _qemu_cases(
         key = one.vectors[name].to_json()
         if key not in ensembles:
             ensembles[key] = build_ensemble(one.vectors[name], members, seed=0)
-        grid = [(one.bandwidth, one.downtime_limit_ms)]
-        yield Case(one, summarise(migrate(ensembles[key], how, grid), grid, seed=0)[0])
+        cell = [one.bandwidth], [one.downtime_limit_ms]
+        outcomes = migrate_table(ensembles[key], how, *cell)
+        yield Case(one, summarise(outcomes, *cell, seed=0)[0])

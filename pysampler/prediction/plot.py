@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import math
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +12,12 @@ import numpy as np
 from pysampler import core
 from pysampler.errors import MissingFeatureError, UsageError
 from pysampler.prediction.ensemble import build_ensemble
-from pysampler.prediction.precopy import migrate
+from pysampler.prediction.monotone import migrate_table
 from pysampler.prediction.prediction import MEMBERS, predict, summarise
 from pysampler.prediction.table import format_limit
 from pysampler.units import GIB, format_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
 
     from pysampler.intervals import FloatArray
@@ -119,21 +116,18 @@ def _draw_times(
     low, high = min(rates), max(rates)
     if high < 4 * low:
         low, high = low / 4, high * 4
-    bandwidths = np.geomspace(low, high, _BANDWIDTHS)
-    grid = [(float(rate), limit) for limit in limits for rate in bandwidths]
+    bandwidths = list(np.geomspace(low, high, _BANDWIDTHS))
     if prediction.model == "qemu":
-        cells: Sequence[Any] = summarise(migrate(ensemble, precopy, grid), grid, seed=0)
+        outcomes = migrate_table(ensemble, precopy, bandwidths, limits)
+        cells = summarise(outcomes, bandwidths, limits, seed=0)
     else:
-        cells = [
-            predict(
-                measurement, rate, math.inf if limit is None else limit,
-                model="published", precopy=precopy, unfinished=True,
-            ).cells[0]
-            for rate, limit in grid
-        ]  # fmt: skip
-    gbps = bandwidths * 8e-9
+        cells = predict(
+            measurement, bandwidths, limits,
+            model="published", precopy=precopy, unfinished=True,
+        ).cells  # fmt: skip
+    gbps = np.multiply(bandwidths, 8e-9)
     for i, limit in enumerate(limits):
-        row = cells[i * _BANDWIDTHS : (i + 1) * _BANDWIDTHS]
+        row = cells[i :: len(limits)]
         total = _seconds([cell.total_ms for cell in row])
         colour = f"C{i}"
         axes.plot(gbps, total, color=colour, label=format_limit(limit))

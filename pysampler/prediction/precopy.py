@@ -6,7 +6,6 @@ The loop itself is in csrc/precopy.c. Where a figure comes from stands beside it
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,6 +41,7 @@ _WAKE_UP_MS = 0.03
 _SYNC_MS_PER_DIRTY_PAGE = 0.3e-3
 _DEVICE_BYTES = 60_000
 
+MOST_DOWNTIME_MS = 2_000_000.0  # that QEMU takes
 UNLIMITED_MS = 1e12
 
 # What members of Precopy may be.
@@ -137,43 +137,17 @@ def migrate(
     Args:
         ensemble: the guests.
         precopy: how they are migrated.
-        grid: (bandwidth in bytes/s, downtime-limit in ms or None) of each cell; each bandwidth with
-            the same limits.
+        grid: (bandwidth in bytes/s, downtime-limit in ms or None) of each cell. One that is the
+            cell before it with a shorter limit does not converge where that does not.
 
     Returns:
-        core.PRECOPY_OUTCOME, shape [members, cells]. Of two cells the one with
-        at least the bandwidth and the downtime-limit of the other never ends later: where
-        the 100 ms windows fall otherwise makes it differ by a window now and then, and a table that
-        advises less bandwidth would be read as a promise.
+        core.PRECOPY_OUTCOME, shape [members, cells].
     """
-    how = precopy.parameters(ensemble.page_size, ensemble.total_pages)
-    outcomes = core.precopy_grid(
-        how,
+    return core.precopy_grid(
+        precopy.parameters(ensemble.page_size, ensemble.total_pages),
         ensemble.guests,
         ensemble.modes,
         ensemble.knots_ms,
         ensemble.knots_share,
         precopy.cells(grid),
     )
-    ends = np.where(outcomes["converged"] > 0, outcomes["total_ms"], np.inf)
-    bandwidths = np.array([bandwidth for bandwidth, _ in grid])
-    limits = np.array([math.inf if limit is None else limit for _, limit in grid])
-    best = np.tile(np.arange(len(grid)), (len(ends), 1))
-    members = np.arange(len(ends))
-    # From the least demanding cell up, so that the best of all below is among the nearest below.
-    for c in np.lexsort((limits, bandwidths)):
-        for nearest in _nearest_below(bandwidths, limits, c):
-            other = best[:, nearest]
-            earlier = ends[members, other] < ends[members, best[:, c]]
-            best[earlier, c] = other[earlier]
-    return np.take_along_axis(outcomes, best, axis=1)
-
-
-def _nearest_below(bandwidths: NDArray[Any], limits: NDArray[Any], c: int) -> list[int]:
-    """Return the cells that have less than cell ``c`` of one, and as much of the other."""
-    found = []
-    for same, other in ((bandwidths, limits), (limits, bandwidths)):
-        (below,) = np.nonzero((same == same[c]) & (other < other[c]))
-        if len(below):
-            found.append(int(below[np.argmax(other[below])]))
-    return found

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from pysampler.arguments import as_whole_number, is_real
 from pysampler.errors import FormatError, UsageError
 from pysampler.measurement import Measurement, Status
 from pysampler.prediction import published
-from pysampler.prediction.precopy import Precopy, migrate
+from pysampler.prediction.monotone import migrate_table
+from pysampler.prediction.precopy import Precopy
 from pysampler.units import GIB, MAX_RATE, parse_duration_ms, parse_rate
 
 if TYPE_CHECKING:
@@ -149,13 +151,10 @@ def predict(
     precopy = precopy or Precopy()
     if link is not None:
         precopy = precopy.with_link(as_rate(link, "link"))
-    grid = [
-        (rate, limit)
-        for rate in _rates(bandwidth)
-        for limit in _limits(downtime)
-    ]  # fmt: skip
-    if not grid:
+    rates, limits = _rates(bandwidth), _limits(downtime)
+    if not rates or not limits:
         raise UsageError("a bandwidth and a downtime are needed")
+    grid = list(itertools.product(rates, limits))
     if model == "published":
         return Prediction(model, _published_cells(measurement, grid, precopy.deadline_ms))
     if model != "qemu":
@@ -163,8 +162,8 @@ def predict(
     from pysampler.prediction.ensemble import build_ensemble  # noqa: PLC0415 - needs scipy
 
     ensemble = build_ensemble(measurement, members, seed)
-    outcomes = migrate(ensemble, precopy, grid)
-    return Prediction(model, summarise(outcomes, grid, seed), ensemble.curve.quality)
+    outcomes = migrate_table(ensemble, precopy, rates, limits)
+    return Prediction(model, summarise(outcomes, rates, limits, seed), ensemble.curve.quality)
 
 
 def check_measurement(measurement: Measurement, *, unfinished: bool) -> None:
@@ -198,20 +197,25 @@ def checked_draw(members: int, seed: int) -> tuple[int, int]:
 
 
 def summarise(
-    outcomes: NDArray[Any], grid: Sequence[tuple[float, float | None]], seed: int
+    outcomes: NDArray[Any],
+    bandwidths: Sequence[float],
+    limits: Sequence[float | None],
+    seed: int,
 ) -> tuple[Cell, ...]:
     """Return medians, intervals and probabilities.
 
     Args:
-        outcomes: core.PRECOPY_OUTCOME, members x cells.
-        grid: (bandwidth, downtime-limit in ms or None) of each cell.
+        outcomes: core.PRECOPY_OUTCOME, shape [members, bandwidths, limits].
+        bandwidths: bytes per second.
+        limits: downtime-limits in ms; None: unlimited.
         seed: of the model's own residual.
     """
     rng = np.random.default_rng([seed, 1])
     # One draw for a member in all cells: it must not change their order.
     factor, offset = rng.standard_normal((2, len(outcomes)))
     cells = []
-    for column, (bandwidth, limit) in zip(outcomes.T, grid, strict=True):
+    grid = itertools.product(bandwidths, limits)
+    for column, (bandwidth, limit) in zip(outcomes.reshape(len(outcomes), -1).T, grid, strict=True):
         ended = column["converged"] > 0
         total = np.where(ended, column["total_ms"], np.inf)
         missed = total * (1 + _RESIDUAL * factor) + _RESIDUAL_MS * offset
