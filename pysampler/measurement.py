@@ -34,6 +34,7 @@ Versions of the ``x-pysampler`` member:
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from numbers import Integral
@@ -41,6 +42,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
 
+from pysampler.arguments import is_real
 from pysampler.errors import FormatError
 from pysampler.intervals import FloatArray, stratified, wilson
 from pysampler.units import MIB, CalcTimeUnit
@@ -96,7 +98,7 @@ class Measurement:
 
     Attributes:
         page_size: bytes.
-        periods: ms since the baseline pass, rising strictly when pysampler measured them.
+        periods: ms since the baseline pass; whole and rising strictly when pysampler measured.
         n_dirty_pages: dirty samples, one per period.
         n_sampled_pages: samples drawn.
         n_zero_pages: zero pages among them in the baseline pass.
@@ -112,7 +114,7 @@ class Measurement:
     """
 
     page_size: int
-    periods: tuple[int, ...]
+    periods: tuple[float, ...]
     n_dirty_pages: tuple[int, ...]
     n_sampled_pages: int
     n_zero_pages: int
@@ -230,7 +232,7 @@ class Measurement:
             # With replacement more samples than pages are possible, but sample-pages
             # ends at 16384 per GiB, which is one in sixteen pages.
             raise FormatError("n-sampled-pages: more samples than n-total-pages allows")
-        periods = read.integers("periods", high=1 << 40)
+        periods = read.times("periods", high=1 << 40)
         dirty = read.integers("n-dirty-pages", high=n_sampled)
         if len(periods) != len(dirty):
             raise FormatError(
@@ -311,12 +313,20 @@ class _Reader:
         return _integer(key, self._get(key, default), high)
 
     def integers(self, key: str, *, high: int) -> tuple[int, ...]:
+        values = enumerate(self._array(key))
+        return tuple(_integer(f"{key}[{i}]", value, high) for i, value in values)
+
+    def times(self, key: str, *, high: int) -> tuple[float, ...]:
+        values = enumerate(self._array(key))
+        return tuple(_time(f"{key}[{i}]", value, high) for i, value in values)
+
+    def _array(self, key: str) -> list[object]:
         values = self._get(key)
         if not isinstance(values, list):
             raise FormatError(f"{key}: not an array")
         if len(values) > MAX_PERIODS:
             raise FormatError(f"{key}: {len(values)} values; at most {MAX_PERIODS} make sense")
-        return tuple(_integer(f"{key}[{i}]", value, high) for i, value in enumerate(values))
+        return values
 
     def choice(self, key: str, legal: list[str] | tuple[str, ...], default: str) -> str:
         value = self._get(key, default)
@@ -346,6 +356,14 @@ class _Reader:
                 )
             )
         return tuple(rates)
+
+
+def _time(key: str, value: object, high: int) -> float:
+    if not is_real(value) or math.isnan(value):
+        raise FormatError(f"{key}: {str(value)[:40]!r} is not a number")
+    if not 0 <= value <= high:
+        raise FormatError(f"{key}: {str(value)[:40]} is not between 0 and {high}")
+    return int(value) if value == int(value) else float(value)
 
 
 def _integer(key: str, value: object, high: int) -> int:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,13 @@ def test_the_curve_lies_inside_its_interval_and_the_memory(measurement):
     assert ((curve.low >= 0) & (curve.high <= measurement.n_total_pages + slack)).all()
 
 
+def test_a_period_may_be_a_fraction_of_a_millisecond():
+    vector = edited(periods=[0.25, 125.0, *range(200, 220)])
+    periods = Measurement.from_dict(vector).periods
+    assert json.dumps(periods[:3]) == "[0.25, 125, 200]"
+    assert Measurement.from_json(json.dumps(vector)).curve().seconds[0] == 0.25e-3
+
+
 def edited(**members):
     return {**json.loads(GOLDEN), **{key.replace("_", "-"): v for key, v in members.items()}}
 
@@ -91,7 +99,10 @@ def edited(**members):
         (edited(n_zero_pages=16393), "n-zero-pages: 16393 is not between 0 and 16392"),
         (edited(periods=[125]), "n-dirty-pages has 22 values, but periods has 1"),
         (edited(periods=5), "periods: not an array"),
-        (edited(periods=[0.5] * 22), "periods.0.: '0.5' is not a whole number"),
+        (edited(periods=["1"] * 22), "periods.0.: '1' is not a number"),
+        (edited(periods=[math.nan] * 22), "periods.0.: 'nan' is not a number"),
+        (edited(periods=[-0.5] * 22), "periods.0.: -0.5 is not between 0 and"),
+        (edited(periods=[math.inf] * 22), "periods.0.: inf is not between 0 and"),
         (edited(periods=list(range(5000))), "periods: 5000 values"),
         (edited(status="done"), "status: 'done' is not one of"),
         (edited(mode=[]), "mode: "),

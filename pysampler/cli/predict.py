@@ -103,7 +103,7 @@ def precopy_of(args: argparse.Namespace) -> Precopy:
         link=None if args.link is None else as_rate(args.link, "link"),
         deadline_ms=_within("deadline_ms", deadline_ms, f"deadline: {deadline!r}"),
         multifd=args.multifd,
-        zero_pages=args.zero_page_detection or ("multifd" if args.multifd else "legacy"),
+        zero_pages=args.zero_page_detection,
         latency_ms=_within("latency_ms", latency_ms, f"latency: {args.latency!r}"),
         logging_us=_within("logging_us", logging_us, f"logging-cost: {args.logging_cost[:24]!r}"),
     )

@@ -2,8 +2,9 @@
 """How good the predictors are, on real migrations whose vector is known.
 
 A file of such migrations has one JSON object a line: ``config`` (max-bandwidth in bytes/s,
-downtime-limit in ms, limit-s, and what the guest does), one or several vectors (``vector``,
-``vector-512``) and ``result`` (converged, and QEMU's query-migrate reply).
+downtime-limit in ms, limit-s, multifd-channels if there are any, and what the guest does), one or
+several vectors (``vector``, ``vector-512``) and ``result`` (converged, and QEMU's query-migrate
+reply).
 
 The link's own speed is not in a vector. It is cross-validated: each migration is predicted with
 the median of the speeds at which the others sent their last pass.
@@ -23,7 +24,7 @@ from pysampler.errors import FormatError
 from pysampler.measurement import MAX_JSON_BYTES, Measurement
 from pysampler.prediction.curve import DirtyCurve, Mode
 from pysampler.prediction.monotone import migrate_table
-from pysampler.prediction.precopy import LIMITS, Precopy
+from pysampler.prediction.precopy import LIMITS, MULTIFD_CHANNELS, Precopy
 from pysampler.prediction.prediction import MAX_LIMIT_MS, MEMBERS, Cell, Model, predict, summarise
 from pysampler.units import MAX_RATE, MIB
 
@@ -48,6 +49,7 @@ class Migration:
         converged: whether it came to its end.
         total_ms: how long it took; infinite where it did not converge.
         link: bytes per second of its last pass; None where that was too short to tell.
+        multifd: whether it had multifd channels.
         vectors: name -> the guest's vector.
         title: one line for people.
         guest: what the guest really does; None where the record does not say so.
@@ -59,6 +61,7 @@ class Migration:
     converged: bool
     total_ms: float
     link: float | None
+    multifd: bool
     vectors: dict[str, Measurement]
     title: str
     guest: DirtyCurve | None
@@ -198,11 +201,22 @@ def _migration(record: object) -> Migration:
         # One that was cancelled has no time of its own.
         total_ms=_number(reply, "total-time") if converged else math.inf,
         link=link,
+        multifd=_has_channels(config),
         vectors=vectors,
         title=f"{config.get('mode', '')} {config.get('ws-mib', '')} MiB at "
         f"{config.get('wps', '')}/s",
         guest=_known_guest(config, next(iter(vectors.values())).page_size),
     )
+
+
+def _has_channels(config: dict[str, Any]) -> bool:
+    channels = config.get("multifd-channels")
+    if channels not in (None, MULTIFD_CHANNELS):
+        raise FormatError(
+            f"multifd-channels: {str(channels)[:40]}; the model knows QEMU's default of "
+            f"{MULTIFD_CHANNELS} only"
+        )
+    return channels is not None
 
 
 def _known_guest(config: dict[str, Any], page_size: int) -> DirtyCurve | None:
@@ -279,7 +293,7 @@ def _published_cases(migrations: list[Migration], name: str) -> Iterable[Case]:
 def set_up(migrations: list[Migration], precopy: Precopy) -> Iterable[Precopy]:
     """Yield how each migration was set up; a link that is not known is that of the others."""
     for i, one in enumerate(migrations):
-        how = replace(precopy, deadline_ms=one.limit_ms)
+        how = replace(precopy, deadline_ms=one.limit_ms, multifd=precopy.multifd or one.multifd)
         if how.link is None:
             others = [other.link for j, other in enumerate(migrations) if j != i and other.link]
             how = replace(how, link=float(np.median(others)) if others else None)

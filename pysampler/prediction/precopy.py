@@ -63,7 +63,8 @@ class Precopy:
         deadline_ms: a migration that takes longer does not converge.
         multifd: pages travel in packets of 128 through two channels.
         zero_pages: how zero pages are found and sent: ``legacy`` 9 bytes each, ``multifd`` 8 bytes
-            each, ``none`` as any other page.
+            each, ``none`` as any other page. None: QEMU's default, ``multifd``, which without
+            multifd's channels is ``legacy``.
         latency_ms: round-trip time of the link.
         logging_us: what dirty logging costs the guest at a page's first write. About 1.3 us with
             KVM and 4 KiB pages; under TCG nothing shows.
@@ -72,7 +73,7 @@ class Precopy:
     link: float | None = None
     deadline_ms: float = 3_600_000.0
     multifd: bool = False
-    zero_pages: ZeroPages = "legacy"
+    zero_pages: ZeroPages | None = None
     latency_ms: float = 0.0
     logging_us: float = 0.0
 
@@ -84,7 +85,7 @@ class Precopy:
                 continue
             if not is_real(value) or not low <= value <= high:
                 raise UsageError(f"{name}: {value!r} is not between {low:g} and {high:g}")
-        if self.zero_pages not in ("none", "legacy", "multifd"):
+        if self.zero_pages not in (None, "none", "legacy", "multifd"):
             raise UsageError(f"zero_pages: {self.zero_pages!r} is not none, legacy or multifd")
 
     def parameters(self, page_size: int, total_pages: float) -> dict[str, float]:
@@ -113,7 +114,7 @@ class Precopy:
         if self.zero_pages == "none":
             return page_bytes
         # Without its channels multifd finds none: QEMU then does it the legacy way.
-        return 8 if self.zero_pages == "multifd" and self.multifd else 9
+        return 8 if self.multifd and self.zero_pages != "legacy" else 9
 
     def with_link(self, link: float) -> Precopy:
         """Return the same with another link."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from known_guests import GIB_PAGES, guest, guest_of, uniform
 
 from pysampler import Measurement, Precopy, core, predict
-from pysampler.errors import MissingFeatureError, UsageError
+from pysampler.errors import FormatError, MissingFeatureError, UsageError
 from pysampler.prediction.curve import DirtyCurve, Mode
 from pysampler.prediction.ensemble import assemble
 from pysampler.prediction.evaluate import evaluate, read_migrations
@@ -101,7 +101,7 @@ def test_without_its_channels_multifd_finds_no_zero_pages():
     nothing = guest(nonzero=0.001, zero=GIB_PAGES)
     legacy, alone, channels = (
         one(nothing, 400e6, 300, **members)["sent_bytes"]
-        for members in ({}, {"zero_pages": "multifd"}, {"zero_pages": "multifd", "multifd": True})
+        for members in ({}, {"zero_pages": "multifd"}, {"multifd": True})
     )
     assert alone == legacy
     assert channels == pytest.approx(legacy * 8 / 9, rel=0.01)
@@ -282,10 +282,16 @@ def test_migrations_that_the_model_was_not_made_with_are_predicted_as_well():
 
 def test_migrations_with_multifd_are_predicted_as_such():
     recorded = (GOLDEN / "migrations-multifd.jsonl").read_bytes().splitlines()
-    precopy = Precopy(link=2.4e9, multifd=True, zero_pages="multifd")
-    ours = evaluate(read_migrations(recorded), precopy=precopy)[0]
+    ours = evaluate(read_migrations(recorded), precopy=Precopy(link=2.4e9))[0]
     assert np.median(ours.errors) < 0.03
     assert ours.n_bad == 0
+
+
+def test_other_numbers_of_channels_are_refused():
+    record = json.loads((GOLDEN / "migrations-multifd.jsonl").read_bytes().splitlines()[0])
+    record["config"]["multifd-channels"] = 4
+    with pytest.raises(FormatError, match=r"line 1: multifd-channels: 4; the model knows"):
+        read_migrations([json.dumps(record).encode()])
 
 
 @pytest.mark.parametrize(("name", "p90"), [("qemu10", 0.01), ("recorded", 0.02)])

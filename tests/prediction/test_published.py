@@ -70,9 +70,11 @@ def generated():
             rng.shuffle(periods)
         elif order < 0.2:
             periods[0] = 0
+        elif order < 0.3:
+            periods = periods - 0.375
         vector = {
             "page-size": int(rng.choice([4096, 16384])),
-            "periods": [int(p) for p in periods],
+            "periods": periods.tolist(),
             "n-dirty-pages": [int(d) for d in dirty],
             "n-sampled-pages": sampled,
             "n-zero-pages": zero,
