@@ -309,12 +309,9 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
     while (s->now < how->deadline_ms) {
         if (remaining * how->page_size < threshold || remaining <= NO_PAGES) {
             if (threshold > 0) {
-                s->now += how->sync_ms;
-                double logged = sync_bitmap(s);
-                s->now += logged * how->sync_dirty_page_ms;
+                passes += sync_bitmap(s) > NO_PAGES;
                 remaining = remaining_pages(s);
                 syncs++;
-                passes += logged > NO_PAGES;
                 if (rounds && (size_t)syncs <= n_rounds)
                     rounds[syncs - 1] = (struct ps_precopy_round){ s->now, remaining,
                                                                    out->sent_bytes, threshold };

@@ -413,8 +413,6 @@ struct ps_precopy { /* what all cells have in common */
     double on_way_bytes;    /* that channels of multifd still send when it has been reached */
     double device_bytes;    /* device state, in the last pass */
     double setup_ms;
-    double sync_ms;    /* one bitmap sync */
-    double sync_dirty_page_ms; /* and for each page of the log, which is protected again */
     double stop_ms;    /* stopping the vCPUs and handing over, part of the downtime */
     double wake_up_ms; /* how late a window starts */
     double logging_ms_per_page; /* what dirty logging costs the guest at a page's first write */

@@ -34,7 +34,6 @@ class Ensemble:
         curve: fitted to the vector itself.
         members: fitted to the resampled vectors.
         page_size: bytes.
-        total_pages: pages of memory.
         guests: core.PRECOPY_GUEST, one per member.
         modes: core.PRECOPY_MODE, members x modes.
         knots_ms: times of interpolated points, the same for all members.
@@ -44,7 +43,6 @@ class Ensemble:
     curve: DirtyCurve
     members: tuple[DirtyCurve, ...]
     page_size: int
-    total_pages: float
     guests: NDArray[Any]
     modes: NDArray[Any]
     knots_ms: FloatArray
@@ -131,7 +129,6 @@ def assemble(
         curve,
         tuple(members),
         measurement.page_size,
-        float(measurement.n_total_pages),
         guests,
         modes,
         knots_s * 1000,

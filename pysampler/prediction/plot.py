@@ -160,7 +160,7 @@ def _draw_rounds(axes: Axes, ensemble: Ensemble, prediction: Prediction, precopy
         prediction.cells,
         key=lambda cell: (cell.p_converge >= 0.5, cell.iterations or 0),
     )
-    how = precopy.parameters(ensemble.page_size, ensemble.total_pages)
+    how = precopy.parameters(ensemble.page_size)
     grid = precopy.cells([(cell.bandwidth, cell.downtime_limit_ms)])
     outcomes = core.precopy_grid(
         how, ensemble.guests, ensemble.modes, ensemble.knots_ms, ensemble.knots_share, grid

@@ -36,9 +36,7 @@ _MULTIFD_HEADER = (
 # Seen on QEMU 10.0.2 migrations of 1 and 2 GiB guests.
 _SETUP_MS = 1.0
 _STOP_MS = 2.3
-_SYNC_MS_PER_PAGE = 0.03 / 262_144
 _WAKE_UP_MS = 0.03
-_SYNC_MS_PER_DIRTY_PAGE = 0.3e-3
 _DEVICE_BYTES = 60_000
 
 MOST_DOWNTIME_MS = 2_000_000.0  # that QEMU takes
@@ -88,7 +86,7 @@ class Precopy:
         if self.zero_pages not in (None, "none", "legacy", "multifd"):
             raise UsageError(f"zero_pages: {self.zero_pages!r} is not none, legacy or multifd")
 
-    def parameters(self, page_size: int, total_pages: float) -> dict[str, float]:
+    def parameters(self, page_size: int) -> dict[str, float]:
         """Return the members of struct ps_precopy."""
         header = _MULTIFD_HEADER / _MULTIFD_PAGES if self.multifd else _PAGE_HEADER
         page_bytes = page_size + header
@@ -103,8 +101,6 @@ class Precopy:
             "device_bytes": _DEVICE_BYTES,
             # The channel is set up, and the destination's word is awaited at the end.
             "setup_ms": _SETUP_MS + self.latency_ms,
-            "sync_ms": _SYNC_MS_PER_PAGE * total_pages,
-            "sync_dirty_page_ms": _SYNC_MS_PER_DIRTY_PAGE,
             "stop_ms": _STOP_MS + self.latency_ms,
             "wake_up_ms": _WAKE_UP_MS,
             "logging_ms_per_page": self.logging_us / 1000,
@@ -145,7 +141,7 @@ def migrate(
         core.PRECOPY_OUTCOME, shape [members, cells].
     """
     return core.precopy_grid(
-        precopy.parameters(ensemble.page_size, ensemble.total_pages),
+        precopy.parameters(ensemble.page_size),
         ensemble.guests,
         ensemble.modes,
         ensemble.knots_ms,

@@ -1,5 +1,6 @@
 """QEMU's loop in C: what it does to known guests, its properties, and the real migrations."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -14,7 +15,7 @@ from pysampler import Measurement, Precopy, core, predict
 from pysampler.errors import FormatError, MissingFeatureError, UsageError
 from pysampler.prediction.curve import DirtyCurve, Mode
 from pysampler.prediction.ensemble import assemble
-from pysampler.prediction.evaluate import evaluate, read_migrations
+from pysampler.prediction.evaluate import evaluate, read_migrations, set_up
 from pysampler.prediction.precopy import migrate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -152,7 +153,7 @@ def test_the_rounds_are_those_of_the_migration():
     how = Precopy(link=2e9)
     cells = how.cells([(200e6, 300.0)])
     outcome, rounds = core.precopy_rounds(
-        how.parameters(4096, GIB_PAGES), ensemble.guests, ensemble.modes, ensemble.knots_ms,
+        how.parameters(4096), ensemble.guests, ensemble.modes, ensemble.knots_ms,
         ensemble.knots_share, cells, 1000,
     )  # fmt: skip
     assert len(rounds) == outcome["iterations"][0]
@@ -197,7 +198,7 @@ def cells_of(prediction):
 
 def test_the_cell_that_was_published_as_48_s_is_uncertain(published_grid):
     cell = cells_of(published_grid)[5 * 2**27, 125]
-    assert 0.05 < cell.p_converge < 0.95
+    assert 0.25 < cell.p_converge < 0.75
     assert cell.total_ms_interval[1] is None
 
 
@@ -213,19 +214,22 @@ def test_the_same_seed_gives_the_same_prediction():
     assert first != predict(VECTOR, "5Gbps", "300ms", members=20, seed=1)
 
 
-def test_memory_and_bandwidth_scale_together():
-    records = [json.loads(line) for line in RECORDS]
-    # Without zero pages: each takes its time to be found, whatever the bandwidth.
-    vector = {**records[0]["vector"], "n-zero-pages": 0}
-    big = {**vector, "n-total-pages": vector["n-total-pages"] * 8}
-    small, large = (
-        predict(Measurement.from_dict(v), 209_715_200 * k, "300ms", link=2e9 * k, members=50).cells[
-            0
-        ]
-        for v, k in ((vector, 1), (big, 8))
+@pytest.mark.parametrize("factor", [2, 8, 64])
+def test_memory_and_bandwidth_scale_together(factor):
+    # Without zero pages: each takes its time to be read, whatever the bandwidth.
+    small = dataclasses.replace(VECTOR, n_zero_pages=0)
+    large = dataclasses.replace(small, n_total_pages=small.n_total_pages * factor)
+    rates, limits = (1.25e8, 3e8, 5e8, 6e8, 1.25e9, 5e9), (30, 125, 1000, None)
+    cells, of_large = (
+        predict(vector, [rate * k for rate in rates], limits).cells
+        for vector, k in ((small, 1), (large, factor))
     )
-    # Not exactly: a window ends with a buffer of 128 KiB, and a sync takes its time.
-    assert large.total_ms == pytest.approx(small.total_ms, rel=0.03)
+    for cell, other in zip(cells, of_large, strict=True):
+        # Not exactly: a window ends with a buffer of 128 KiB.
+        assert other.p_converge == pytest.approx(cell.p_converge, abs=0.02)
+        if cell.total_ms and other.total_ms:
+            assert other.total_ms == pytest.approx(cell.total_ms, rel=0.01)
+    assert 0 < sum(cell.p_converge for cell in cells) < len(cells)
 
 
 @pytest.mark.parametrize("factor", [2, 8, 1000])
@@ -237,11 +241,10 @@ def test_the_loop_itself_has_no_scale(factor):
         larger.guests[pages] *= factor
     larger.modes["pages"] *= factor
     larger.guests["zero_page_ms"] /= factor
-    how = Precopy().parameters(4096, GIB_PAGES)
+    how = Precopy().parameters(4096)
     scaled = dict(how)
     for size in ("flush_bytes", "device_bytes"):
         scaled[size] *= factor
-    scaled["sync_dirty_page_ms"] /= factor
     grid = [(b, limit) for b in (1e8, 2e8, 8e8) for limit in (50.0, 300.0, None)]
     outcomes, of_larger = (
         core.precopy_grid(
@@ -297,12 +300,12 @@ def test_other_numbers_of_channels_are_refused():
 @pytest.mark.parametrize(("name", "p90"), [("qemu10", 0.01), ("recorded", 0.02)])
 def test_the_loop_agrees_with_real_migrations_of_a_known_guest(name, p90):
     records = (GOLDEN / f"migrations-{name}.jsonl").read_bytes().splitlines()
+    migrations = read_migrations(records)
     errors = []
-    for migration in read_migrations(records):
+    for migration, how in zip(migrations, set_up(migrations, Precopy()), strict=True):
         if migration.guest is None:  # one that bursts
             continue
         ensemble = guest_of(migration.guest, members=32)
-        how = Precopy(link=2.9e9, deadline_ms=migration.limit_ms)
         cell = (migration.bandwidth, migration.downtime_limit_ms)
         outcomes = migrate(ensemble, how, [cell])[:, 0]
         assert (np.median(outcomes["converged"]) > 0.5) == migration.converged, migration.title
@@ -323,7 +326,7 @@ def test_a_migration_that_cannot_be_is_refused(members):
 
 def test_arrays_of_another_shape_never_reach_c():
     ensemble = guest(uniform(0.5, 1))
-    how = Precopy().parameters(4096, GIB_PAGES)
+    how = Precopy().parameters(4096)
     cells = Precopy().cells([(1e9, 300.0)])
     with pytest.raises(ValueError, match="of each guest"):
         core.precopy_grid(
