@@ -189,11 +189,12 @@ static double iterate(struct state *s, double budget, double link, double *remai
     /* Each turn ends a cell or the iteration, so that a lap is over when nothing remains. */
     for (size_t turns = 0; turns <= cells->n + 1; turns++) {
         if (s->position == cells->n) {
-            double pages = fmin(s->zero, (end - s->now) / s->guest->zero_page_ms);
+            double page_ms = fmax(s->guest->zero_page_ms, how->zero_page_bytes / link);
+            double pages = fmin(s->zero, (end - s->now) / page_ms);
             pages = fmax(0, fmin(pages, (budget - sent) / how->zero_page_bytes));
             s->zero -= pages;
             *remaining -= pages;
-            s->now += pages * fmax(s->guest->zero_page_ms, how->zero_page_bytes / link);
+            s->now += pages * page_ms;
             sent += pages * how->zero_page_bytes;
             if (s->zero > NO_PAGES)
                 return sent;

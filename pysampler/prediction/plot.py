@@ -162,15 +162,16 @@ def _draw_rounds(axes: Axes, ensemble: Ensemble, prediction: Prediction, precopy
     )
     how = precopy.parameters(ensemble.page_size)
     grid = precopy.cells([(cell.bandwidth, cell.downtime_limit_ms)])
+    guests = precopy.guests(ensemble)
     outcomes = core.precopy_grid(
-        how, ensemble.guests, ensemble.modes, ensemble.knots_ms, ensemble.knots_share, grid
+        how, guests, ensemble.modes, ensemble.knots_ms, ensemble.knots_share, grid
     )[:, 0]
     # The guest in the middle, so that the picture is of one that can happen.
     order = np.argsort(np.where(outcomes["converged"] > 0, outcomes["total_ms"], np.inf))
     one = slice(order[len(order) // 2], order[len(order) // 2] + 1)
     outcome, rounds = core.precopy_rounds(
         how,
-        ensemble.guests[one],
+        guests[one],
         ensemble.modes[one],
         ensemble.knots_ms,
         np.ascontiguousarray(ensemble.knots_share[one]),
@@ -178,7 +179,7 @@ def _draw_rounds(axes: Axes, ensemble: Ensemble, prediction: Prediction, precopy
         10_000,
     )
     gib = ensemble.page_size / GIB
-    guest = ensemble.guests[one][0]
+    guest = guests[one][0]
     seconds = np.append(0.0, rounds["now_ms"][1:] / 1000)
     remaining = rounds["remaining_pages"] * gib
     remaining[0] = (guest["nonzero_pages"] + guest["zero_pages"]) * gib

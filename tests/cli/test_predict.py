@@ -250,6 +250,8 @@ def test_a_stream_without_an_end_is_refused(capsys):
         (("--deadline", ""), "deadline: '' is not a duration"),
         (("--latency", "1ly"), "latency: "),
         (("--logging-cost", "x"), "logging-cost: 'x'"),
+        (("--zero-page-cost", "1us"), "zero-page-cost: '1us' is not a number of us"),
+        (("--zero-page-cost", "-1"), "zero-page-cost: '-1' is not between 0 and 1000000 us"),
         (("--logging-cost", "nan"), "logging-cost: 'nan' is not between 0 and 1000000 us"),
         (("--logging-cost", "-1"), "logging-cost: '-1' is not between 0 and 1000000 us"),
         (("--logging-cost", "1e400"), "logging-cost: '1e400' is not between"),
@@ -538,7 +540,9 @@ def test_an_argument_that_is_none_is_a_usage_error_that_names_it(model, name, va
         predict(measurement, **given, model=model)
 
 
-@pytest.mark.parametrize("name", ["link", "deadline_ms", "latency_ms", "logging_us"])
+@pytest.mark.parametrize(
+    "name", ["link", "deadline_ms", "latency_ms", "logging_us", "zero_page_us"]
+)
 @pytest.mark.parametrize("value", [True, math.nan, math.inf, -1, "1"])
 def test_a_setup_that_cannot_be_is_a_usage_error_that_names_its_member(name, value):
     with pytest.raises(UsageError, match=f"^{name}: "):

@@ -214,14 +214,17 @@ def test_the_same_seed_gives_the_same_prediction():
     assert first != predict(VECTOR, "5Gbps", "300ms", members=20, seed=1)
 
 
+@pytest.mark.parametrize("zero_pages", [0, VECTOR.n_zero_pages])
 @pytest.mark.parametrize("factor", [2, 8, 64])
-def test_memory_and_bandwidth_scale_together(factor):
-    # Without zero pages: each takes its time to be read, whatever the bandwidth.
-    small = dataclasses.replace(VECTOR, n_zero_pages=0)
+def test_memory_and_bandwidth_scale_together(zero_pages, factor):
+    """With a host that reads zero pages as many times as fast: nothing else has a scale."""
+    small = dataclasses.replace(VECTOR, n_zero_pages=zero_pages)
     large = dataclasses.replace(small, n_total_pages=small.n_total_pages * factor)
     rates, limits = (1.25e8, 3e8, 5e8, 6e8, 1.25e9, 5e9), (30, 125, 1000, None)
     cells, of_large = (
-        predict(vector, [rate * k for rate in rates], limits).cells
+        predict(
+            vector, [rate * k for rate in rates], limits, precopy=Precopy(zero_page_us=0.46 / k)
+        ).cells
         for vector, k in ((small, 1), (large, factor))
     )
     for cell, other in zip(cells, of_large, strict=True):
@@ -230,6 +233,15 @@ def test_memory_and_bandwidth_scale_together(factor):
         if cell.total_ms and other.total_ms:
             assert other.total_ms == pytest.approx(cell.total_ms, rel=0.01)
     assert 0 < sum(cell.p_converge for cell in cells) < len(cells)
+
+
+def test_reading_a_zero_page_takes_its_time():
+    nothing = guest(nonzero=1000, zero=GIB_PAGES)
+    fast, slow = (
+        one(nothing, 400e6, 300, link=2e9, zero_page_us=us)["total_ms"] for us in (0.0, 2.0)
+    )
+    assert fast < 20  # 9 bytes each, and the rest of a window
+    assert slow == pytest.approx(fast + GIB_PAGES * 2e-3, rel=0.02)
 
 
 @pytest.mark.parametrize("factor", [2, 8, 1000])
