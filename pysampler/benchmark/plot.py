@@ -3,43 +3,18 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-
-from pysampler.errors import MissingFeatureError, PysamplerError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from matplotlib.figure import Figure
+
     from pysampler.benchmark.hashing import Case, Result
 
-_ENDINGS = (".svg", ".png", ".pdf")
 
-
-def check_plot_path(path: str) -> None:
-    """Refuse a path that cannot be written, before the time to measure is spent.
-
-    Raises:
-        UsageError: its ending is none of those that are drawn.
-        MissingFeatureError: matplotlib is not installed.
-        PysamplerError: its folder is not there or may not be written.
-    """
-    if not path.lower().endswith(_ENDINGS):
-        raise UsageError(f"plot: {path!r} ends in none of {', '.join(_ENDINGS)}")
-    if find_spec("matplotlib") is None:
-        raise MissingFeatureError("a plot needs matplotlib; pip install 'pysampler[plot]'")
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.access(folder, os.W_OK):
-        raise PysamplerError(f"cannot write {path}: {folder} is no folder that may be written")
-
-
-def plot_results(results: Sequence[Result], facts: dict[str, Any], path: str) -> None:
-    """Draw ns per page by hash and way of reading; the format is that of the path's ending.
-
-    Raises:
-        PysamplerError: the file cannot be written.
-    """
+def draw_results(results: Sequence[Result], facts: dict[str, Any]) -> Figure:
+    """Return a figure of ns per page by hash and way of reading."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import, and an extra
 
     series: dict[str, Callable[[Case], bool]] = {
@@ -73,10 +48,7 @@ def plot_results(results: Sequence[Result], facts: dict[str, Any], path: str) ->
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     axes.legend(frameon=False)
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise PysamplerError(f"cannot write {path}: {error}") from error
+    return figure
 
 
 def _plain_cold(case: Case) -> bool:

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from pysampler import machine
 from pysampler.benchmark.hashing import PASS_SHARE, Case, HashBenchmark, PassCost, Result, pass_cost
-from pysampler.benchmark.plot import check_plot_path, plot_results
+from pysampler.benchmark.plot import draw_results
+from pysampler.cli.picture import picture_file
 from pysampler.cli.source_arguments import whole_number
 from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
@@ -59,34 +60,33 @@ def run(args: argparse.Namespace) -> int:
     threads = facts["cpus"]
     if args.threads is not None:
         threads = whole_number(args.threads, "threads", low=1, high=256)
-    if args.plot:
-        check_plot_path(args.plot)
     console = Console(stderr=True, highlight=False)
     benchmark = HashBenchmark(parse_size(args.memory, "memory"), threads)
-    for _ in track(
-        benchmark.run(rounds),
-        "timing",
-        total=rounds,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ):
-        pass
-    results = benchmark.results()
-    costs = [
-        pass_cost(result, guest_memory, sample_pages)
-        for result in results
-        if result.case.cold
-        and not (result.case.huge or result.case.remote or result.case.threads > 1)
-    ]
-    if args.plot:
-        plot_results(results, facts, args.plot)
-    if args.json:
-        put(json.dumps(_as_json(results, costs, facts, guest_memory, sample_pages), indent=1))
-    else:
-        print_table(_results_table(results, facts, threads))
-        print_table(_cost_table(costs, guest_memory, sample_pages))
-    _remark([*benchmark.skipped, *_instability(results)])
+    with picture_file(args.plot) as save:
+        for _ in track(
+            benchmark.run(rounds),
+            "timing",
+            total=rounds,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        ):
+            pass
+        results = benchmark.results()
+        costs = [
+            pass_cost(result, guest_memory, sample_pages)
+            for result in results
+            if result.case.cold
+            and not (result.case.huge or result.case.remote or result.case.threads > 1)
+        ]
+        if args.json:
+            put(json.dumps(_as_json(results, costs, facts, guest_memory, sample_pages), indent=1))
+        else:
+            print_table(_results_table(results, facts, threads))
+            print_table(_cost_table(costs, guest_memory, sample_pages))
+        _remark([*benchmark.skipped, *_instability(results)])
+        if save is not None:
+            save(draw_results(results, facts))
     return 0
 
 

@@ -7,12 +7,11 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pysampler.cli.output import Output
-from pysampler.cli.signals import EndingSignals
+from pysampler.cli.picture import picture_file
 from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
-from pysampler.cli.vector_input import read_vector, with_name
-from pysampler.errors import FormatError, PysamplerError, SourceError, UsageError
+from pysampler.cli.vector_input import opened, read_vector, with_name
+from pysampler.errors import FormatError, PysamplerError, UsageError
 from pysampler.measurement import MAX_JSON_BYTES
 from pysampler.prediction import table
 from pysampler.prediction.evaluate import evaluate, read_migrations
@@ -52,13 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print one JSON object; with --evaluate an array of scores",
     )
     parser.add_argument(
-        "--plot", metavar="FILE", help="draw curve, times and one migration: .png or .svg"
+        "--plot", metavar="FILE", help="draw curve, times and one migration; .svg, .png or .pdf"
     )
     parser.add_argument(
         "--evaluate",
         metavar="MIGRATIONS",
-        help="instead: score both models on real migrations, one JSON object a line; each has its"
-        " own deadline, limit-s",
+        help="instead: score both models on real migrations, one JSON object a line, in a file or"
+        " on stdin (-); each has its own deadline, limit-s",
     )
 
 
@@ -137,17 +136,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--grid published has its own bandwidths and downtime-limits")
     bandwidth = args.bandwidth and [as_rate(text) for text in args.bandwidth.split(",")]
     downtime = args.downtime and [as_limit_ms(text) for text in args.downtime.split(",")]
-    if args.plot is None:
-        _print(args, _predict(args, precopy, bandwidth, downtime)[1])
-        return 0
-    from pysampler.prediction.plot import ending_of, plot  # noqa: PLC0415 - an extra
-
-    # Whatever is wrong with the picture's name is told before anything is computed.
-    ending = ending_of(args.plot)
-    with EndingSignals() as signals, Output(args.plot) as picture, signals.interrupting():
+    with picture_file(args.plot) as save:
         measurement, prediction = _predict(args, precopy, bandwidth, downtime)
         _print(args, prediction)
-        picture.write_bytes(plot(ending, measurement, prediction, precopy))
+        if save is not None:
+            from pysampler.prediction.plot import draw_prediction  # noqa: PLC0415 - needs scipy
+
+            save(draw_prediction(measurement, prediction, precopy))
     return 0
 
 
@@ -196,15 +191,11 @@ def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
     for name in ("model", "grid", "bandwidth", "downtime", "deadline", "plot"):
         if getattr(args, name) is not None:
             raise UsageError(f"--evaluate scores both models as the file says; not with --{name}")
-    try:
-        with open(args.evaluate, "rb") as file:
-            migrations = read_migrations(_lines(file))
-        scores = evaluate(migrations, precopy=precopy)
-    except OSError as error:
-        name = args.evaluate or "''"
-        raise SourceError(f"{name}: {error.strerror}") from error
-    except PysamplerError as error:
-        raise with_name(args.evaluate, error) from error
+    with opened(args.evaluate) as file:
+        try:
+            scores = evaluate(read_migrations(_lines(file)), precopy=precopy)
+        except PysamplerError as error:
+            raise with_name(args.evaluate, error) from error
     if args.json:
         put(json.dumps([score.to_dict() for score in scores], indent=1))
         return 0

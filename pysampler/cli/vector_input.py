@@ -4,9 +4,33 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
 
 from pysampler.errors import FormatError, PysamplerError, SourceError
 from pysampler.measurement import MAX_JSON_BYTES, Measurement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def opened(name: str) -> Iterator[BinaryIO]:
+    """Open a file to read, or stdin when ``name`` is ``-``.
+
+    Raises:
+        SourceError: it cannot be read, also by what is done with it.
+    """
+    try:
+        if name == "-":
+            if sys.stdin.isatty():
+                raise SourceError("nothing on stdin: name a file, or pipe one in")
+            yield sys.stdin.buffer
+        else:
+            with open(name, "rb") as file:
+                yield file
+    except OSError as error:
+        raise SourceError(f"{_shown(name)}: {error.strerror or error}") from error
 
 
 def read_text(name: str) -> bytes:
@@ -16,16 +40,8 @@ def read_text(name: str) -> bytes:
         SourceError: it cannot be read.
         FormatError: it is longer than any vector.
     """
-    try:
-        if name == "-":
-            if sys.stdin.isatty():
-                raise SourceError("no vector: name a file, or pipe one in")
-            text = sys.stdin.buffer.read(MAX_JSON_BYTES + 1)
-        else:
-            with open(name, "rb") as file:
-                text = file.read(MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise SourceError(f"{_shown(name)}: {error.strerror or error}") from error
+    with opened(name) as file:
+        text = file.read(MAX_JSON_BYTES + 1)
     if len(text) > MAX_JSON_BYTES:
         raise FormatError(
             f"{_shown(name)}: longer than {MAX_JSON_BYTES >> 20} MiB, so not a vector"

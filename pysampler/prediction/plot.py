@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import io
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pysampler import core
-from pysampler.errors import MissingFeatureError, UsageError
 from pysampler.prediction.ensemble import build_ensemble
 from pysampler.prediction.monotone import migrate_table
 from pysampler.prediction.prediction import MEMBERS, predict, summarise
@@ -19,6 +16,7 @@ from pysampler.units import GIB, format_rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from pysampler.intervals import FloatArray
     from pysampler.measurement import Measurement
@@ -31,36 +29,18 @@ _BANDWIDTHS = 40
 _MOST_LINES = 6
 
 
-def ending_of(path: str) -> str:
-    """Return ``png`` or ``svg``, and refuse what cannot be drawn before anything is computed.
-
-    Raises:
-        UsageError: the name ends in neither .png nor .svg.
-        MissingFeatureError: matplotlib is not there.
-    """
-    if not path.lower().endswith((".png", ".svg")):
-        raise UsageError(f"plot: {path!r} ends in neither .png nor .svg")
-    if find_spec("matplotlib") is None:
-        raise MissingFeatureError("needs matplotlib: pip install pysampler[plot]")
-    return path[-3:].lower()
-
-
-def plot(ending: str, measurement: Measurement, prediction: Prediction, precopy: Precopy) -> bytes:
-    """Draw a prediction; return the bytes of the file.
+def draw_prediction(measurement: Measurement, prediction: Prediction, precopy: Precopy) -> Figure:
+    """Return a figure of a prediction.
 
     Args:
-        ending: png or svg.
         measurement: the vector.
         prediction: made from it.
         precopy: how the migrations were set up.
     """
-    from matplotlib import rc_context  # noqa: PLC0415 - an extra
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an extra
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
 
     ensemble = build_ensemble(measurement, MEMBERS, seed=0)
-    figure = Figure(figsize=(15, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(15, 4.6), layout="constrained", dpi=110)
     curve, times, rounds = figure.subplots(1, 3)
     _draw_curve(curve, measurement, ensemble)
     _draw_times(times, measurement, prediction, precopy, ensemble)
@@ -68,12 +48,7 @@ def plot(ending: str, measurement: Measurement, prediction: Prediction, precopy:
     for axes in (curve, times, rounds):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(visible=True, color="#e4e4e4", linewidth=0.6)
-    # Neither date nor random names in the file: the same prediction gives the same bytes.
-    metadata: dict[str, Any] = {"Date": None} if ending == "svg" else {}
-    picture = io.BytesIO()
-    with rc_context({"svg.hashsalt": "pysampler"}):
-        figure.savefig(picture, format=ending, dpi=110, metadata=metadata)
-    return picture.getvalue()
+    return figure
 
 
 def _draw_curve(axes: Axes, measurement: Measurement, ensemble: Ensemble) -> None:

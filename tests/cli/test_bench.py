@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from pysampler.benchmark import plot
-from pysampler.cli import main
+from pysampler.benchmark.hashing import HashBenchmark
+from pysampler.cli import main, picture
 
 SMALL = ["bench", "--memory", "128M", "--rounds", "2", "--threads", "2"]
 
@@ -76,9 +76,20 @@ def test_a_plot_of_no_known_ending_is_refused_before_anything_is_timed(capsys, t
     assert not list(tmp_path.iterdir())
 
 
+def test_a_plot_that_was_interrupted_leaves_the_old_one(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HashBenchmark, "run", interrupted)
+    path = tmp_path / "x.svg"
+    path.write_text("old")
+    assert main([*SMALL, "--plot", str(path)]) == 130
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
+
+
 def test_a_plot_without_matplotlib_is_refused_before_anything_is_timed(
     capsys, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(plot, "find_spec", lambda _: None)
+    monkeypatch.setattr(picture, "find_spec", lambda _: None)
     assert main([*SMALL, "--rounds", "10000", "--plot", str(tmp_path / "x.svg")]) == 1
-    assert "a plot needs matplotlib; pip install" in capsys.readouterr().err
+    assert "a plot needs matplotlib: pip install" in capsys.readouterr().err

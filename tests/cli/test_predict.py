@@ -111,8 +111,8 @@ def test_the_same_prediction_gives_the_same_picture(capsys, tmp_path, ending):
         ("nowhere/x.png", 1, "cannot write {}: No such file or directory"),
         ("a-file/x.png", 1, "cannot write {}: Not a directory"),
         ("folder.png", 1, "cannot write {}: is a directory"),
-        ("x.bmp", 2, "plot: '{}' ends in neither .png nor .svg"),
-        ("", 2, "ends in neither .png nor .svg"),
+        ("x.bmp", 2, "plot: '{}' ends in none of .svg, .png, .pdf"),
+        ("", 2, "ends in none of .svg, .png, .pdf"),
     ],
 )
 def test_a_picture_that_cannot_be_is_refused_before_the_vector_is_read(
@@ -261,7 +261,7 @@ def test_a_stream_without_an_end_is_refused(capsys):
         (("--latency", "1001s"), "latency: '1001s' is not between 0 and 1000000 ms"),
         (("--link", "1bps"), "link: 0.125 is not between 1 and"),
         (("--grid", "published", "--bandwidth", "1Gbps"), "--grid published has its own"),
-        (("--plot", "picture.bmp"), "plot: 'picture.bmp' ends in neither"),
+        (("--plot", "picture.bmp"), "plot: 'picture.bmp' ends in none of"),
     ],
 )
 def test_unknown_units_and_wrong_options_are_usage_errors(capsys, words, message):
@@ -303,7 +303,7 @@ class Terminal(io.TextIOWrapper):
 @pytest.mark.parametrize("words", INPUTS)
 def test_a_stdin_without_a_vector_is_one_line(capsys, monkeypatch, tmp_path, words):
     for stdin, message in (
-        (Terminal(io.BytesIO()), "no vector: name a file, or pipe one in"),
+        (Terminal(io.BytesIO()), "nothing on stdin: name a file, or pipe one in"),
         (io.TextIOWrapper(io.BytesIO()), "stdin: empty: there is no vector in it"),
         (io.TextIOWrapper(io.BufferedWriter(io.FileIO(tmp_path / "x", "w"))), "stdin: read"),
     ):
@@ -333,6 +333,15 @@ def test_a_file_of_no_migrations_is_refused_by_line_and_key(capsys, tmp_path, li
     code, _, err = run(capsys, "predict", "--evaluate", path)
     assert code == 1
     assert message in err
+
+
+def test_migrations_come_from_stdin_too(capsys, monkeypatch):
+    path = GOLDEN / "migrations-qemu10.jsonl"
+    with path.open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        found = run(capsys, "predict", "--evaluate", "-", "--json")
+    assert found == run(capsys, "predict", "--evaluate", path, "--json")
+    assert len(json.loads(found[1])) == 4
 
 
 def test_advice_is_a_table_and_one_json_object(capsys):
