@@ -176,6 +176,12 @@ static double remaining_pages(const struct state *s)
     return s->zero + pages_ahead(&s->cells, 0);
 }
 
+/* A zero page is read, or the link is slower than that. */
+static double zero_page_ms(const struct state *s, double link)
+{
+    return fmax(s->guest->zero_page_ms, s->how->zero_page_bytes / link);
+}
+
 /*
  * One ram_save_iterate: scan on until the budget (bytes) is spent, nothing remains, or 50 ms are
  * over. Returns the bytes sent, and takes the pages off what remains.
@@ -189,7 +195,7 @@ static double iterate(struct state *s, double budget, double link, double *remai
     /* Each turn ends a cell or the iteration, so that a lap is over when nothing remains. */
     for (size_t turns = 0; turns <= cells->n + 1; turns++) {
         if (s->position == cells->n) {
-            double page_ms = fmax(s->guest->zero_page_ms, how->zero_page_bytes / link);
+            double page_ms = zero_page_ms(s, link);
             double pages = fmin(s->zero, (end - s->now) / page_ms);
             pages = fmax(0, fmin(pages, (budget - sent) / how->zero_page_bytes));
             s->zero -= pages;
@@ -361,9 +367,9 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
         double stopped = s->now;
         sync_bitmap(s);
         double pages = remaining_pages(s) - s->zero;
-        double bytes = pages * how->page_bytes + s->zero * how->zero_page_bytes;
-        out->sent_bytes += bytes + how->device_bytes;
-        s->now += how->stop_ms + (bytes + how->device_bytes) / link + s->zero * s->guest->zero_page_ms;
+        double bytes = pages * how->page_bytes + how->device_bytes;
+        out->sent_bytes += bytes + s->zero * how->zero_page_bytes;
+        s->now += how->stop_ms + bytes / link + s->zero * zero_page_ms(s, link);
         out->downtime_ms = s->now - stopped;
         out->converged = s->now <= how->deadline_ms; /* the last pass may take longer, too */
     }

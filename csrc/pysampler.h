@@ -435,13 +435,15 @@ struct ps_precopy_round { /* just after a bitmap sync */
 
 /*
  * Migrate each guest with each cell. modes holds n_modes of each guest, knots_share n_knots of
- * each guest, at the times knots_ms; outcomes_ret holds n_cells of each guest. A cell that is the one
- * before it with a shorter downtime-limit is not run when that one did not converge: its outcome is the same.
+ * each guest, at the times knots_ms; outcomes_ret holds n_cells of each guest. A cell that is the
+ * one before it with a shorter downtime-limit is not run when that one did not converge: its
+ * outcome is the same.
  *
  * Returns 0, or -EINVAL: more than PS_PRECOPY_MODES modes, knots without their one mode, a
  * size of a page that is not positive, a deadline over 1e9 ms.
  *
- * Pre: finite numbers, shares from 0 to 1; zero_page_ms >= 0; rising knots_ms > 0; PS_MODE_TABLE only with knots.
+ * Pre: finite numbers, shares from 0 to 1; zero_page_ms >= 0; rising knots_ms > 0; PS_MODE_TABLE
+ * only with knots.
  */
 int ps_precopy_grid(const struct ps_precopy *how, const struct ps_precopy_guest *guests,
                     size_t n_guests, const struct ps_precopy_mode *modes, size_t n_modes,

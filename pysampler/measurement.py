@@ -34,7 +34,6 @@ Versions of the ``x-pysampler`` member:
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from enum import Enum
 from numbers import Integral
@@ -56,6 +55,7 @@ FORMAT_VERSION = 1
 # Far above any real vector; what arrives from outside is bounded before memory is taken.
 MAX_JSON_BYTES = 4 << 20
 MAX_PERIODS = 4096
+_SHORTEST_MS = 1e-3
 _MAX_PAGES = 1 << 52  # 16 EiB of 4 KiB pages
 
 
@@ -359,10 +359,12 @@ class _Reader:
 
 
 def _time(key: str, value: object, high: int) -> float:
-    if not is_real(value) or math.isnan(value):
+    if not is_real(value) or value != value:  # noqa: PLR0124 - not a number
         raise FormatError(f"{key}: {str(value)[:40]!r} is not a number")
     if not 0 <= value <= high:
         raise FormatError(f"{key}: {str(value)[:40]} is not between 0 and {high}")
+    if 0 < value < _SHORTEST_MS:
+        raise FormatError(f"{key}: {value:g} ms is shorter than any pass ({_SHORTEST_MS:g} ms)")
     return int(value) if value == int(value) else float(value)
 
 

@@ -16,11 +16,11 @@ CalcTimeUnit = Literal["second", "millisecond"]
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)?", re.ASCII)
-_SHORT_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s)", re.ASCII)
-_SHORT_MS = {"us": 1e-3, "ms": 1.0, "s": 1000.0}
+_EXACT_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|min|h)", re.ASCII)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGT])(i?))?(bps|bit/s|B/s)", re.ASCII)
 MAX_RATE = 1e15  # bytes/s; far above any link
 _DURATION_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000}
+_EXACT_MS = {"us": 1e-3, **_DURATION_MS}
 
 
 def parse_size(text: str, what: str = "size") -> int:
@@ -56,16 +56,16 @@ def parse_duration_ms(text: str, what: str = "duration") -> tuple[int, CalcTimeU
 
 
 def parse_exact_ms(text: str, what: str = "duration") -> float:
-    """Return the milliseconds of ``200us``, ``0.4ms`` or ``1.5s``: short times, so with a unit.
+    """Return the milliseconds of ``200us``, ``0.4ms`` or ``1.5s``: unrounded, and with a unit.
 
     Raises:
         UsageError: ``text`` is not a duration, or has no unit.
     """
-    match = _SHORT_DURATION.fullmatch(text.strip())
+    match = _EXACT_DURATION.fullmatch(text.strip())
     if match is None or len(text) > 24:
         raise UsageError(f"{what}: {text[:24]!r} is not a duration; write 200us, 0.4ms or 1s")
     number, suffix = match.groups()
-    return float(number) * _SHORT_MS[suffix]
+    return float(number) * _EXACT_MS[suffix]
 
 
 def parse_rate(text: str, what: str = "rate") -> float:

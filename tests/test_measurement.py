@@ -101,6 +101,8 @@ def edited(**members):
         (edited(periods=5), "periods: not an array"),
         (edited(periods=["1"] * 22), "periods.0.: '1' is not a number"),
         (edited(periods=[math.nan] * 22), "periods.0.: 'nan' is not a number"),
+        (edited(periods=[10**400] * 22), "periods.0.: 10*0 is not between 0 and"),
+        (edited(periods=[1e-306] * 22), "periods.0.: 1e-306 ms is shorter than any pass"),
         (edited(periods=[-0.5] * 22), "periods.0.: -0.5 is not between 0 and"),
         (edited(periods=[math.inf] * 22), "periods.0.: inf is not between 0 and"),
         (edited(periods=list(range(5000))), "periods: 5000 values"),

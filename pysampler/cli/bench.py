@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     if args.threads is not None:
         threads = whole_number(args.threads, "threads", low=1, high=256)
     console = Console(stderr=True, highlight=False)
-    benchmark = HashBenchmark(parse_size(args.memory, "memory"), threads)
     with picture_file(args.plot) as save:
+        benchmark = HashBenchmark(parse_size(args.memory, "memory"), threads)
         for _ in track(
             benchmark.run(rounds),
             "timing",

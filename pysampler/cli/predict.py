@@ -113,7 +113,7 @@ def precopy_of(args: argparse.Namespace) -> Precopy:
 
 def _microseconds(text: str, member: str, option: str) -> float:
     try:
-        value = float(text)
+        value = float(text.replace("_", " "))  # which Python, but nobody else, takes in a number
     except ValueError:
         raise UsageError(f"{option}: {text[:24]!r} is not a number of us") from None
     return _within(member, value, f"{option}: {text[:24]!r}")
@@ -138,11 +138,18 @@ def run(args: argparse.Namespace) -> int:
     downtime = args.downtime and [as_limit_ms(text) for text in args.downtime.split(",")]
     with picture_file(args.plot) as save:
         measurement, prediction = _predict(args, precopy, bandwidth, downtime)
-        _print(args, prediction)
-        if save is not None:
-            from pysampler.prediction.plot import draw_prediction  # noqa: PLC0415 - needs scipy
+        if save is None:
+            _print(args, prediction)
+            return 0
+        from pysampler.prediction.plot import draw_prediction  # noqa: PLC0415 - an extra
 
-            save(draw_prediction(measurement, prediction, precopy))
+        # First, since it needs a curve that --model published may do without.
+        try:
+            figure = draw_prediction(measurement, prediction, precopy)
+        except FormatError as error:
+            raise with_name(args.vector or "-", error) from error
+        _print(args, prediction)
+        save(figure)
     return 0
 
 
@@ -193,7 +200,8 @@ def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
             raise UsageError(f"--evaluate scores both models as the file says; not with --{name}")
     with opened(args.evaluate) as file:
         try:
-            scores = evaluate(read_migrations(_lines(file)), precopy=precopy)
+            migrations = read_migrations(_lines(file))
+            scores = evaluate(migrations, precopy=precopy, unfinished=args.unfinished)
         except PysamplerError as error:
             raise with_name(args.evaluate, error) from error
     if args.json:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +26,23 @@ from pysampler.measurement import MAX_JSON_BYTES, Measurement
 from pysampler.prediction.curve import DirtyCurve, Mode
 from pysampler.prediction.monotone import migrate_table
 from pysampler.prediction.precopy import LIMITS, MULTIFD_CHANNELS, Precopy
-from pysampler.prediction.prediction import MAX_LIMIT_MS, MEMBERS, Cell, Model, predict, summarise
+from pysampler.prediction.prediction import (
+    MAX_LIMIT_MS,
+    MEMBERS,
+    Cell,
+    Model,
+    check_measurement,
+    predict,
+    summarise,
+)
 from pysampler.units import MAX_RATE, MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pysampler.prediction.ensemble import Ensemble
 
-MAX_RECORDS = 100_000
+MAX_RECORDS = 10_000
 _BAD_ERROR = 0.25  # as the author of the published predictor counts them
 _LINK_BYTES = 10_000_000  # a last pass that tells the link's speed
 
@@ -43,6 +52,7 @@ class Migration:
     """One real migration.
 
     Attributes:
+        line: where it stands in the file.
         bandwidth: bytes per second.
         downtime_limit_ms: its downtime-limit.
         limit_ms: it was cancelled after that.
@@ -55,6 +65,7 @@ class Migration:
         guest: what the guest really does; None where the record does not say so.
     """
 
+    line: int
     bandwidth: float
     downtime_limit_ms: float
     limit_ms: float
@@ -159,14 +170,14 @@ def read_migrations(lines: Iterable[bytes]) -> list[Migration]:
     """
     migrations: list[Migration] = []
     for number, line in enumerate(lines, start=1):
-        if number > MAX_RECORDS:
-            raise FormatError(f"more than {MAX_RECORDS} migrations")
         if not line.strip():
             continue
+        if len(migrations) == MAX_RECORDS:
+            raise FormatError(f"line {number}: more than {MAX_RECORDS} migrations")
         if len(line) > MAX_JSON_BYTES:
             raise FormatError(f"line {number}: longer than any migration")
         try:
-            migrations.append(_migration(json.loads(line)))
+            migrations.append(_migration(json.loads(line), number))
         except FormatError as error:
             raise FormatError(f"line {number}: {error}") from error
         except (ValueError, RecursionError) as error:
@@ -176,31 +187,27 @@ def read_migrations(lines: Iterable[bytes]) -> list[Migration]:
     return migrations
 
 
-def _migration(record: object) -> Migration:
+def _migration(record: object, line: int) -> Migration:
     config, result = _member(record, "config", dict), _member(record, "result", dict)
     reply = _member(result, "query-migrate", dict)
     converged = bool(_member(result, "converged", bool))
     vectors = {
-        name: Measurement.from_dict(value)
+        name: _bare(Measurement.from_dict(value))
         for name, value in (record.items() if isinstance(record, dict) else ())
         if name == "vector" or name.startswith("vector-")
     }
     if not vectors:
         raise FormatError("vector: missing")
-    downtime, ram = reply.get("downtime"), reply.get("ram")
-    sent = ram.get("downtime-bytes") if isinstance(ram, dict) else None
-    link = None
-    if isinstance(downtime, int) and isinstance(sent, int) and downtime > 0 and sent > _LINK_BYTES:
-        link = 1000 * sent / downtime
     least_ms, most_ms = LIMITS["deadline_ms"]
     return Migration(
+        line=line,
         bandwidth=_number(config, "max-bandwidth"),
         downtime_limit_ms=_number(config, "downtime-limit", most=MAX_LIMIT_MS),
         limit_ms=1000 * _number(config, "limit-s", least=least_ms / 1000, most=most_ms / 1000),
         converged=converged,
         # One that was cancelled has no time of its own.
         total_ms=_number(reply, "total-time") if converged else math.inf,
-        link=link,
+        link=_link(reply),
         multifd=_has_channels(config),
         vectors=vectors,
         title=f"{config.get('mode', '')} {config.get('ws-mib', '')} MiB at "
@@ -209,11 +216,28 @@ def _migration(record: object) -> Migration:
     )
 
 
+def _link(reply: dict[str, Any]) -> float | None:
+    """Return the speed of the last pass, where it sent enough to tell."""
+    ram, downtime = reply.get("ram"), reply.get("downtime")
+    sent = ram.get("downtime-bytes") if isinstance(ram, dict) else None
+    if not isinstance(downtime, int) or not 0 < downtime <= MAX_LIMIT_MS:
+        return None
+    if not isinstance(sent, int) or not _LINK_BYTES < sent <= MAX_RATE:
+        return None
+    return min(1000 * sent / downtime, MAX_RATE)
+
+
+def _bare(vector: Measurement) -> Measurement:
+    """Return a vector with nothing of x-pysampler but what it is predicted from."""
+    kept = {key: vector.details[key] for key in ("periods-ns",) if key in vector.details}
+    return replace(vector, details=kept)
+
+
 def _has_channels(config: dict[str, Any]) -> bool:
     channels = config.get("multifd-channels")
     if channels not in (None, MULTIFD_CHANNELS):
         raise FormatError(
-            f"multifd-channels: {str(channels)[:40]}; the model knows QEMU's default of "
+            f"multifd-channels: {repr(channels)[:40]}; the model knows QEMU's default of "
             f"{MULTIFD_CHANNELS} only"
         )
     return channels is not None
@@ -263,40 +287,64 @@ def _number(
 
 
 def evaluate(
-    migrations: list[Migration], *, precopy: Precopy | None = None, members: int = MEMBERS
+    migrations: list[Migration],
+    *,
+    precopy: Precopy | None = None,
+    unfinished: bool = False,
+    members: int = MEMBERS,
 ) -> list[Score]:
     """Predict each migration with each model and each kind of vector.
 
     Args:
         migrations: from `read_migrations`.
         precopy: how they were set up; with no link in it, that is cross-validated.
+        unfinished: take vectors whose status is not ``measured``, too.
         members: guests to draw for each vector.
+
+    Raises:
+        FormatError: a vector cannot be predicted from; the message names its line and the key.
+        MissingFeatureError: scipy is not there.
     """
     names = sorted({name for migration in migrations for name in migration.vectors})
     scores = []
     for name in names:
         known = [migration for migration in migrations if name in migration.vectors]
+        for one in known:
+            with _named(one, name):
+                check_measurement(one.vectors[name], unfinished=unfinished)
         scores.append(Score("qemu", name, tuple(_qemu_cases(known, name, precopy, members))))
         scores.append(Score("published", name, tuple(_published_cases(known, name))))
     return scores
 
 
+@contextmanager
+def _named(migration: Migration, name: str) -> Iterator[None]:
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(f"line {migration.line}: {name}: {error}") from error
+
+
 def _published_cases(migrations: list[Migration], name: str) -> Iterable[Case]:
     for one in migrations:
         how = Precopy(deadline_ms=one.limit_ms)
-        found = predict(
-            one.vectors[name], one.bandwidth, one.downtime_limit_ms, model="published", precopy=how
-        )
+        with _named(one, name):
+            found = predict(
+                one.vectors[name], one.bandwidth, one.downtime_limit_ms,
+                model="published", precopy=how, unfinished=True,
+            )  # fmt: skip
         yield Case(one, found.cells[0])
 
 
 def set_up(migrations: list[Migration], precopy: Precopy) -> Iterable[Precopy]:
     """Yield how each migration was set up; a link that is not known is that of the others."""
+    links = np.array([one.link or math.nan for one in migrations])
     for i, one in enumerate(migrations):
         how = replace(precopy, deadline_ms=one.limit_ms, multifd=precopy.multifd or one.multifd)
         if how.link is None:
-            others = [other.link for j, other in enumerate(migrations) if j != i and other.link]
-            how = replace(how, link=float(np.median(others)) if others else None)
+            others = links[np.arange(len(links)) != i]
+            known = others[~np.isnan(others)]
+            how = replace(how, link=float(np.median(known)) if len(known) else None)
         yield how
 
 
@@ -309,7 +357,8 @@ def _qemu_cases(
     for one, how in zip(migrations, set_up(migrations, precopy or Precopy()), strict=True):
         key = one.vectors[name].to_json()
         if key not in ensembles:
-            ensembles[key] = build_ensemble(one.vectors[name], members, seed=0)
+            with _named(one, name):
+                ensembles[key] = build_ensemble(one.vectors[name], members, seed=0)
         cell = [one.bandwidth], [one.downtime_limit_ms]
         outcomes = migrate_table(ensembles[key], how, *cell)
         yield Case(one, summarise(outcomes, *cell, seed=0)[0])

@@ -5,7 +5,7 @@ QEMU's loop does that now and then: the 100 ms windows fall otherwise, and a syn
 later. Who reads a prediction takes it for more than that, so here a migration takes at least as
 long as each that has more of one and no less of the other.
 
-For the downtime-limit these are always the same, whatever the table: the limits of `RUNGS`, and
+For the downtime-limit these are always the same, whatever the table: the limits of `RUNGS_MS`, and
 ten steps between two of them for a limit that is none. So it holds between tables as well. For the
 bandwidth they are those of the table.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pysampler.prediction.ensemble import Ensemble
 
 # Up to the most that QEMU takes. Between two there are ten steps, so that a limit of two digits is
-# looked at as it is, others as at most 4 % less.
+# run as it is, others as at most 4 % less.
 RUNGS_MS = tuple(
     float(f"{digits}e{decade}")
     for decade in range(-1, 7)
@@ -83,6 +83,14 @@ def migrate_table(
     outcomes["converged"] = converged
     outcomes["total_ms"][converged] = ends[converged]
     return outcomes
+
+
+def run_as(limit: float | None) -> float | None:
+    """Return the downtime-limit in ms that is run in place of this one; None: unlimited."""
+    rung, steps = _place(limit)
+    if steps:
+        return steps[-1]
+    return RUNGS_MS[rung] if rung < len(RUNGS_MS) else None
 
 
 def _ends(outcomes: NDArray[Any]) -> FloatArray:

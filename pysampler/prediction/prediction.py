@@ -17,7 +17,7 @@ from pysampler.measurement import Measurement, Status
 from pysampler.prediction import published
 from pysampler.prediction.monotone import migrate_table
 from pysampler.prediction.precopy import Precopy
-from pysampler.units import GIB, MAX_RATE, parse_duration_ms, parse_rate
+from pysampler.units import GIB, MAX_RATE, parse_exact_ms, parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -311,7 +311,7 @@ def as_limit_ms(value: float | str | None, what: str = "downtime") -> float | No
             return None
         if value.strip().replace(".", "", 1).isdigit():
             raise UsageError(f"{what}: {value.strip()[:24]!r} has no unit; write 300ms or 2s")
-        value = parse_duration_ms(value, what)[0]
+        value = parse_exact_ms(value, what)
     if is_real(value) and value == math.inf:
         return None
     if not is_real(value) or not 0 < value <= MAX_LIMIT_MS:

@@ -49,7 +49,7 @@ class PublishedCurve:
             raise FormatError(f"periods: {len(times)} of them; a line needs at least two")
         for before, after in pairwise(times):
             if after == before:
-                raise FormatError(f"periods: {after:g} ms twice; no line goes through these two")
+                raise FormatError(f"periods: {after:.15g} ms twice; no line goes through these two")
         sampled = measurement.n_sampled_pages / measurement.n_total_pages
         pages = [count / sampled for count in measurement.n_dirty_pages]
         self.page_size = measurement.page_size

@@ -80,13 +80,28 @@ def test_the_fit_is_told_on_stderr(capsys):
     assert "chi-square" in err
 
 
-@pytest.mark.parametrize("ending", ["png", "svg"])
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_a_plot_is_drawn(capsys, tmp_path, ending):
     pytest.importorskip("matplotlib", reason="the plot extra is not installed")
     path = tmp_path / f"plot.{ending}"
     assert run(capsys, "predict", VECTOR, *QUICK, "--plot", path)[0] == 0
     head = path.read_bytes()[:8]
-    assert head.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+    assert head.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending])
+
+
+def test_a_vector_that_cannot_be_drawn_is_told_before_the_table(capsys, tmp_path):
+    """The published model takes a first period of 0; the curve in the picture cannot."""
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    vector = json.loads(VECTOR.read_text())
+    vector["periods"][0] = 0
+    path = tmp_path / "vector"
+    path.write_text(json.dumps(vector))
+    words = ("predict", path, "--model", "published", "--bandwidth", "1Gbps", "--downtime", "1s")
+    assert run(capsys, *words)[0] == 0
+    code, out, err = run(capsys, *words, "--plot", tmp_path / "x.svg")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"pysampler predict: {path}: periods: each must come after")
+    assert not (tmp_path / "x.svg").exists()
 
 
 def test_migrations_that_neither_end_nor_sync_are_drawn_without_a_warning(capsys, tmp_path):
@@ -96,7 +111,7 @@ def test_migrations_that_neither_end_nor_sync_are_drawn_without_a_warning(capsys
     assert (code, err.count("\n")) == (0, 1)
 
 
-@pytest.mark.parametrize("ending", ["png", "svg"])
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_the_same_prediction_gives_the_same_picture(capsys, tmp_path, ending):
     pytest.importorskip("matplotlib", reason="the plot extra is not installed")
     paths = [tmp_path / f"{name}.{ending}" for name in "ab"]
@@ -335,6 +350,47 @@ def test_a_file_of_no_migrations_is_refused_by_line_and_key(capsys, tmp_path, li
     assert message in err
 
 
+def test_zero_pages_take_the_time_that_is_said(capsys):
+    words = ("predict", VECTOR, "--bandwidth", "5GB/s", "--downtime", "1s", "--json")
+    times = [
+        json.loads(run(capsys, *words, "--zero-page-cost", us)[1])["cells"][0]["total-ms"]
+        for us in ("1", "2")
+    ]
+    # 20 GiB of them in each pass that reads them, one.
+    assert times[1] - times[0] == pytest.approx(1e-3 * 10060 / 16392 * 8_388_608, rel=0.2)
+
+
+def test_what_evaluating_finds_wrong_has_its_line(capsys, tmp_path):
+    records = [
+        json.loads(line) for line in (GOLDEN / "migrations-qemu10.jsonl").read_text().splitlines()
+    ][:2]
+    vector = records[1]["vector-512"]
+    vector["periods"], vector["n-dirty-pages"] = vector["periods"][:1], vector["n-dirty-pages"][:1]
+    path = tmp_path / "migrations"
+    path.write_text("\n".join(map(json.dumps, records)))
+    code, out, err = run(capsys, "predict", "--evaluate", path)
+    assert (code, out) == (1, "")
+    assert err == (
+        f"pysampler predict: {path}: line 2: vector-512: periods: 1 of them;"
+        " a line needs at least two\n"
+    )
+
+
+@pytest.mark.parametrize("key", ["downtime", "downtime-bytes"])
+def test_an_absurd_last_pass_tells_nothing_of_the_link(capsys, tmp_path, key):
+    record = json.loads((GOLDEN / "migrations-qemu10.jsonl").read_text().splitlines()[0])
+    reply = record["result"]["query-migrate"]
+    (reply if key == "downtime" else reply["ram"])[key] = 10**400
+    path = tmp_path / "migrations"
+    path.write_text(json.dumps(record))
+    assert run(capsys, "predict", "--evaluate", path)[0] == 0
+
+
+def test_multifd_of_the_option_is_that_of_every_record(capsys):
+    words = ("predict", "--json", "--evaluate", GOLDEN / "migrations-qemu10.jsonl")
+    assert run(capsys, *words)[1] != run(capsys, *words, "--multifd")[1]
+
+
 def test_migrations_come_from_stdin_too(capsys, monkeypatch):
     path = GOLDEN / "migrations-qemu10.jsonl"
     with path.open() as stdin:
@@ -500,7 +556,8 @@ def test_evaluating_names_the_file_of_a_vector_that_cannot_be_used(capsys, tmp_p
     path.write_text(json.dumps(record))
     code, _, err = run(capsys, "predict", "--evaluate", path)
     assert code == 1
-    assert f"{path}: status: 'measuring'" in err
+    assert f"{path}: line 1: vector: status: 'measuring'" in err
+    assert run(capsys, "predict", "--evaluate", path, "--unfinished")[0] == 0
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pysampler import Measurement, Precopy
+from pysampler import Measurement, Precopy, predict
 from pysampler.core import ModeKind
 from pysampler.errors import FormatError
 from pysampler.prediction.advise import SAFE, advise, quick, quick_from_rate, throttled
 from pysampler.prediction.curve import DirtyCurve, Mode
 from pysampler.prediction.ensemble import build_ensemble
+from pysampler.prediction.evaluate import read_migrations
 from pysampler.prediction.postcopy import postcopy
 from pysampler.prediction.precopy import migrate
 from pysampler.schedule import periods_ms
@@ -51,6 +52,16 @@ def test_the_least_downtime_limit_converges_and_a_tenth_less_does_not(ensemble, 
     value = found["downtime-limit"].value
     assert p_of(ensemble, limit=value) >= 0.5 > p_of(ensemble, limit=0.9 * value)
     assert found["downtime-limit"].safe_value >= value
+
+
+def test_a_migration_as_it_is_converges_as_likely_as_predict_says():
+    lines = (GOLDEN / "migrations-recorded.jsonl").read_bytes().splitlines()
+    # A sequential writer as fast as the link: of the limit alone the loop thinks otherwise.
+    one = read_migrations(lines)[114]
+    vector, cell = one.vectors["vector-512"], (one.bandwidth, 100.0)
+    (told,) = predict(vector, *cell, members=MEMBERS).cells
+    assert remedies(vector, *cell)["none"].p_converge == told.p_converge
+    assert p_of(build_ensemble(vector, MEMBERS, seed=0), *cell) > told.p_converge + 0.1
 
 
 def generated(rng):
