@@ -625,7 +625,7 @@ def test_what_the_published_model_does_not_know_is_told(capsys):
 
 
 def test_a_latency_below_a_millisecond_counts(capsys):
-    words = ("advise", VECTOR, "--bandwidth", "5Gbps", "--downtime", "300ms", "--json")
+    words = ("advise", VECTOR, "--bandwidth", "25Gbps", "--downtime", "3s", "--json")
     fetches = []
     for latency in ("0us", "100us", "0.1ms", "1ms"):
         advice = json.loads(run(capsys, *words, "--latency", latency)[1])["advice"]

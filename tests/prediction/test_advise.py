@@ -83,6 +83,7 @@ def generated(rng):
     )
 
 
+@pytest.mark.statistics
 def test_the_throttle_is_within_5_points_of_brute_force_in_90_percent_of_generated_cases():
     rng = np.random.default_rng(11)
     near, cases = 0, 40

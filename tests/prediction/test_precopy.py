@@ -283,6 +283,7 @@ def test_real_migrations_are_predicted_better_than_by_the_published_model():
     assert scores["qemu", "vector"].n_bad == 0
 
 
+@pytest.mark.statistics
 def test_migrations_that_the_model_was_not_made_with_are_predicted_as_well():
     recorded = (GOLDEN / "migrations-recorded.jsonl").read_bytes().splitlines()
     scores = {(s.model, s.vector): s for s in evaluate(read_migrations(recorded))}
