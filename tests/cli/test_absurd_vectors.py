@@ -8,6 +8,7 @@ import pytest
 from pysampler import Measurement, predict
 from pysampler.cli import main
 from pysampler.measurement import MAX_PERIODS
+from pysampler.prediction.advise import advise
 from pysampler.prediction.curve import Counts
 
 MOST_PAGES = 1 << 52
@@ -77,6 +78,13 @@ VECTORS = {
 
 def refuse_constant(name):
     raise AssertionError(f"{name} is no JSON")
+
+
+@pytest.fixture(autouse=True)
+def few_members(monkeypatch):
+    """What is absurd is so for each of the guests that are drawn: some of them will do."""
+    for function in (predict, advise):
+        monkeypatch.setitem(function.__kwdefaults__, "members", 20)
 
 
 @pytest.mark.parametrize("name", VECTORS)
