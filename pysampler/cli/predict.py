@@ -15,6 +15,7 @@ from pysampler.errors import FormatError, PysamplerError, UsageError
 from pysampler.measurement import MAX_JSON_BYTES
 from pysampler.prediction import table
 from pysampler.prediction.evaluate import evaluate, read_migrations
+from pysampler.prediction.plot import draw_prediction
 from pysampler.prediction.precopy import LIMITS, Precopy
 from pysampler.prediction.prediction import Model, as_limit_ms, as_rate, predict
 from pysampler.printable import printable
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-    from pysampler.measurement import Measurement
     from pysampler.prediction.prediction import Prediction
 
 
@@ -136,46 +136,29 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--grid published has its own bandwidths and downtime-limits")
     bandwidth = args.bandwidth and [as_rate(text) for text in args.bandwidth.split(",")]
     downtime = args.downtime and [as_limit_ms(text) for text in args.downtime.split(",")]
-    with picture_file(args.plot) as save:
-        measurement, prediction = _predict(args, precopy, bandwidth, downtime)
-        if save is None:
-            _print(args, prediction)
-            return 0
-        from pysampler.prediction.plot import draw_prediction  # noqa: PLC0415 - an extra
-
-        # First, since it needs a curve that --model published may do without.
-        try:
-            figure = draw_prediction(measurement, prediction, precopy)
-        except FormatError as error:
-            raise with_name(args.vector or "-", error) from error
-        _print(args, prediction)
-        save(figure)
-    return 0
-
-
-def _predict(
-    args: argparse.Namespace,
-    precopy: Precopy,
-    bandwidth: list[float] | None,
-    downtime: list[float | None] | None,
-) -> tuple[Measurement, Prediction]:
     name = "-" if args.vector is None else args.vector
     model: Model = args.model or ("published" if args.grid == "published" else "qemu")
     if model == "published" and replace(precopy, deadline_ms=Precopy.deadline_ms) != Precopy():
         say(args.verb, "the published model knows of bandwidth, downtime and deadline only")
-    measurement = read_vector(name)
-    try:
-        prediction = predict(
-            measurement,
-            bandwidth,
-            downtime,
-            model=model,
-            precopy=precopy,
-            unfinished=args.unfinished,
-        )
-    except FormatError as error:
-        raise with_name(name, error) from error
-    return measurement, prediction
+    with picture_file(args.plot) as save:
+        measurement = read_vector(name)
+        try:
+            prediction = predict(
+                measurement,
+                bandwidth,
+                downtime,
+                model=model,
+                precopy=precopy,
+                unfinished=args.unfinished,
+            )
+            # Before the table: its curve may refuse what --model published takes.
+            figure = save and draw_prediction(measurement, prediction, precopy)
+        except FormatError as error:
+            raise with_name(name, error) from error
+        _print(args, prediction)
+        if save and figure:
+            save(figure)
+    return 0
 
 
 def _print(args: argparse.Namespace, prediction: Prediction) -> None:

@@ -154,8 +154,8 @@ def predict(
     rates, limits = _rates(bandwidth), _limits(downtime)
     if not rates or not limits:
         raise UsageError("a bandwidth and a downtime are needed")
-    grid = list(itertools.product(rates, limits))
     if model == "published":
+        grid = list(itertools.product(rates, limits))
         return Prediction(model, _published_cells(measurement, grid, precopy.deadline_ms))
     if model != "qemu":
         raise UsageError(f"model: {model!r} is not qemu or published")
