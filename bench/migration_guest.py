@@ -97,14 +97,22 @@ class Qemu:
     Args:
         program: which.
         directory: for its socket.
-        ram_mib: its RAM, a memfd that others can map.
+        ram_mib: its RAM.
         arguments: further ones.
+        backend: what its RAM is, by default a memfd that others can map.
     """
 
-    def __init__(self, program: str, directory: str, ram_mib: int, *arguments: str) -> None:
+    def __init__(
+        self,
+        program: str,
+        directory: str,
+        ram_mib: int,
+        *arguments: str,
+        backend: str = "memory-backend-memfd,share=on,prealloc=on",
+    ) -> None:
         address = f"{directory}/qmp-{len(os.listdir(directory))}"
         self._monitor = QEMUMonitorProtocol(address, server=True)
-        memory = f"memory-backend-memfd,id=ram,size={ram_mib}M,share=on,prealloc=on"
+        memory = f"{backend},id=ram,size={ram_mib}M"
         self.process = subprocess.Popen(
             [
                 *(program, "-S", "-accel", "tcg", "-nodefaults", "-display", "none"),
