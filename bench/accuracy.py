@@ -25,7 +25,9 @@ from scipy.optimize import minimize
 
 from pysampler.prediction.curve import Counts, DirtyCurve, Mode, dirty_share
 from pysampler.prediction.ensemble import assemble
-from pysampler.prediction.evaluate import Case, Score, evaluate, read_migrations, set_up
+from pysampler.prediction.evaluate import Case, Score, evaluate
+from pysampler.prediction.host import set_up
+from pysampler.prediction.migrations import read_migrations
 from pysampler.prediction.monotone import migrate_table
 from pysampler.prediction.precopy import Precopy
 from pysampler.prediction.prediction import summarise
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pysampler.measurement import Measurement
-    from pysampler.prediction.evaluate import Migration
+    from pysampler.prediction.migrations import Migration
 
     GuestOf = Callable[[DirtyCurve, Measurement], DirtyCurve]
 

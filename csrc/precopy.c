@@ -179,7 +179,8 @@ static double remaining_pages(const struct state *s)
 /* A zero page is read, or the link is slower than that. */
 static double zero_page_ms(const struct state *s, double link)
 {
-    return fmax(s->guest->zero_page_ms, s->how->zero_page_bytes / link);
+    return fmax(s->guest->zero_page_factor * s->how->zero_page_ms,
+                s->how->zero_page_bytes / link);
 }
 
 /*

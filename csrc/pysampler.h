@@ -391,11 +391,11 @@ struct ps_precopy_mode {
 struct ps_precopy_guest {
     double nonzero_pages; /* of which the modes' pages are a part */
     double zero_pages;
-    double phase;           /* of sequential writers at time 0, in laps: 0..1 */
-    double burst_period_ms; /* 0: writes all the time */
-    double burst_on_ms;     /* writes that long of each period */
-    double burst_phase_ms;  /* how far into a period time 0 is */
-    double zero_page_ms;    /* time to find out that a page is zero */
+    double phase;            /* of sequential writers at time 0, in laps: 0..1 */
+    double burst_period_ms;  /* 0: writes all the time */
+    double burst_on_ms;      /* writes that long of each period */
+    double burst_phase_ms;   /* how far into a period time 0 is */
+    double zero_page_factor; /* of zero_page_ms of struct ps_precopy */
 };
 
 struct ps_precopy_cell {
@@ -409,6 +409,7 @@ struct ps_precopy { /* what all cells have in common */
     double page_size;
     double page_bytes;      /* bytes that a page costs on the wire */
     double zero_page_bytes; /* bytes that a zero page costs */
+    double zero_page_ms;    /* time to find out that a page is zero */
     double flush_bytes;     /* the rate limit is looked at once per so many bytes */
     double on_way_bytes;    /* that channels of multifd still send when it has been reached */
     double device_bytes;    /* device state, in the last pass */

@@ -14,19 +14,23 @@ from pysampler.cli.vector_input import opened, read_vector, with_name
 from pysampler.errors import FormatError, PysamplerError, UsageError
 from pysampler.measurement import MAX_JSON_BYTES
 from pysampler.prediction import table
-from pysampler.prediction.evaluate import evaluate, read_migrations
+from pysampler.prediction.evaluate import evaluate
+from pysampler.prediction.migrations import read_migrations
 from pysampler.prediction.plot import draw_prediction
 from pysampler.prediction.precopy import LIMITS, Precopy
 from pysampler.prediction.prediction import Model, as_limit_ms, as_rate, predict
 from pysampler.printable import printable
-from pysampler.units import parse_duration_ms, parse_exact_ms
+from pysampler.units import format_duration, format_size, parse_duration_ms, parse_exact_ms
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
     from typing import BinaryIO
 
+    from pysampler.measurement import Measurement
     from pysampler.prediction.prediction import Prediction
+
+_ZERO_PAGE_US = 0.3  # of memory that QEMU has allocated before (docs/prediction.md)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,8 +89,8 @@ def add_migration_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--zero-page-cost",
         metavar="US",
-        help="us that it costs the source to read a zero page (0.39 to 0.53; about 1 on a busy"
-        " host)",
+        help="us that it costs the host to read a zero page (0; 0.1 to 0.5 were seen, see the"
+        " documentation); with --evaluate what the other migrations tell",
     )
     parser.add_argument(
         "--unfinished", action="store_true", help="take a vector whose status is not measured"
@@ -156,6 +160,8 @@ def run(args: argparse.Namespace) -> int:
         except FormatError as error:
             raise with_name(name, error) from error
         _print(args, prediction)
+        if model == "qemu" and precopy.zero_page_us is None:
+            _say_zero_pages(args.verb, measurement, prediction)
         if save and figure:
             save(figure)
     return 0
@@ -173,6 +179,21 @@ def _print(args: argparse.Namespace, prediction: Prediction) -> None:
         if args.bandwidth is None:
             say(args.verb, "bandwidths of the published grid, in 2^30 bit/s")
         print_table(table.prediction_table(prediction))
+
+
+def _say_zero_pages(verb: str, measurement: Measurement, prediction: Prediction) -> None:
+    """Say what is left out where it tells: the host's time to read zero pages."""
+    share = measurement.n_zero_pages / measurement.n_sampled_pages
+    pages = share * measurement.n_total_pages
+    added_ms = pages * _ZERO_PAGE_US / 1000
+    totals = [cell.total_ms for cell in prediction.cells if cell.total_ms is not None]
+    if totals and added_ms > 0.05 * min(totals):
+        say(
+            verb,
+            f"the time to read {format_size(pages * measurement.page_size)} of zero pages is not"
+            f" in these totals; --zero-page-cost {_ZERO_PAGE_US} would add about"
+            f" {format_duration(added_ms / 1000)}",
+        )
 
 
 def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:

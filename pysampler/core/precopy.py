@@ -27,7 +27,7 @@ PRECOPY_GUEST = np.dtype(
         ("burst_period_ms", "f8"),
         ("burst_on_ms", "f8"),
         ("burst_phase_ms", "f8"),
-        ("zero_page_ms", "f8"),
+        ("zero_page_factor", "f8"),
     ],
     align=True,
 )

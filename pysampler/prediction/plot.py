@@ -137,7 +137,7 @@ def _draw_rounds(axes: Axes, ensemble: Ensemble, prediction: Prediction, precopy
     )
     how = precopy.parameters(ensemble.page_size)
     grid = precopy.cells([(cell.bandwidth, run_as(cell.downtime_limit_ms))])
-    guests = precopy.guests(ensemble)
+    guests = ensemble.guests
     outcomes = core.precopy_grid(
         how, guests, ensemble.modes, ensemble.knots_ms, ensemble.knots_share, grid
     )[:, 0]

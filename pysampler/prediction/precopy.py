@@ -69,9 +69,9 @@ class Precopy:
         latency_ms: round-trip time of the link.
         logging_us: what dirty logging costs the guest at a page's first write. About 1.3 us with
             KVM and 4 KiB pages; under TCG nothing shows.
-        zero_page_us: what it costs the source to read a zero page. None: 0.39 to 0.53 us for
-            4 KiB, as seen on an idle host. No link makes it shorter, so unlike the rest it does
-            not scale with memory and bandwidth.
+        zero_page_us: what it costs the host to read a zero page, which no vector tells: 0.1 to 5 us
+            were seen (docs/prediction.md). None: nothing. No link makes it shorter, so unlike the
+            rest it does not scale with memory and bandwidth.
     """
 
     link: float | None = None
@@ -102,6 +102,7 @@ class Precopy:
             "page_size": page_size,
             "page_bytes": page_bytes,
             "zero_page_bytes": self._zero_page_bytes(page_bytes),
+            "zero_page_ms": (self.zero_page_us or 0.0) / 1000,
             "flush_bytes": (_MULTIFD_PAGES if self.multifd else _PAGES_OF_FLUSH) * page_bytes,
             # Seen on QEMU 10.0.2: 1.05 MB in each window, whatever the bandwidth.
             "on_way_bytes": MULTIFD_CHANNELS * _MULTIFD_PAGES * page_bytes if self.multifd else 0,
@@ -122,14 +123,6 @@ class Precopy:
     def with_link(self, link: float) -> Precopy:
         """Return the same with another link."""
         return replace(self, link=link)
-
-    def guests(self, ensemble: Ensemble) -> NDArray[Any]:
-        """Return an ensemble's PRECOPY_GUESTs as they are on this host."""
-        if self.zero_page_us is None:
-            return ensemble.guests
-        guests = ensemble.guests.copy()
-        guests["zero_page_ms"] = self.zero_page_us / 1000
-        return guests
 
     def cells(self, grid: Sequence[tuple[float, float | None]]) -> NDArray[Any]:
         """Return PRECOPY_CELLs of (bandwidth in bytes/s, downtime-limit in ms or None)."""
@@ -156,7 +149,7 @@ def migrate(
         core.PRECOPY_OUTCOME, shape [members, cells].
     """
     how, cells = precopy.parameters(ensemble.page_size), precopy.cells(grid)
-    guests = precopy.guests(ensemble)
+    guests = ensemble.guests
     # A few at a time: in between Python sees a Ctrl-C.
     parts = [slice(first, first + _AT_ONCE) for first in range(0, len(guests), _AT_ONCE)]
     return np.concatenate(

@@ -360,6 +360,26 @@ def test_zero_pages_take_the_time_that_is_said(capsys):
     assert times[1] - times[0] == pytest.approx(1e-3 * 10060 / 16392 * 8_388_608, rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--bandwidth", "10Gbps"), True),
+        (("--bandwidth", "10Gbps", "--zero-page-cost", "0"), False),
+        (("--bandwidth", "10Gbps", "--model", "published"), False),
+        (("--bandwidth", "200Mbps"), False),  # 10 minutes, and 1.6 s more
+        (("--bandwidth", "1kbps"), False),  # does not converge
+    ],
+)
+def test_it_is_said_where_reading_zero_pages_would_tell(capsys, words, told):
+    code, _, err = run(capsys, "predict", VECTOR, "--downtime", "unlimited", *words)
+    assert code == 0
+    line = (
+        "pysampler predict: the time to read 19.6 GiB of zero pages is not in these totals;"
+        " --zero-page-cost 0.3 would add about 1.55 s\n"
+    )
+    assert (line in err) == told
+
+
 def test_what_evaluating_finds_wrong_has_its_line(capsys, tmp_path):
     records = [
         json.loads(line) for line in (GOLDEN / "migrations-qemu10.jsonl").read_text().splitlines()

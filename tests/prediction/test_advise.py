@@ -13,7 +13,7 @@ from pysampler.errors import FormatError
 from pysampler.prediction.advise import SAFE, advise, quick, quick_from_rate, throttled
 from pysampler.prediction.curve import DirtyCurve, Mode
 from pysampler.prediction.ensemble import build_ensemble
-from pysampler.prediction.evaluate import read_migrations
+from pysampler.prediction.migrations import read_migrations
 from pysampler.prediction.postcopy import postcopy
 from pysampler.prediction.precopy import migrate
 from pysampler.schedule import periods_ms

@@ -12,7 +12,7 @@ from known_guests import GIB_PAGES, guest, in_order, uniform
 
 from pysampler import Measurement, Precopy, predict
 from pysampler.prediction.ensemble import build_ensemble
-from pysampler.prediction.evaluate import read_migrations
+from pysampler.prediction.migrations import read_migrations
 from pysampler.prediction.monotone import RUNGS_MS, migrate_table, run_as
 from pysampler.prediction.precopy import MOST_DOWNTIME_MS, migrate
 

@@ -15,7 +15,9 @@ from pysampler import Measurement, Precopy, core, predict
 from pysampler.errors import FormatError, MissingFeatureError, UsageError
 from pysampler.prediction.curve import DirtyCurve, Mode
 from pysampler.prediction.ensemble import assemble
-from pysampler.prediction.evaluate import evaluate, read_migrations, set_up
+from pysampler.prediction.evaluate import evaluate
+from pysampler.prediction.host import set_up
+from pysampler.prediction.migrations import read_migrations
 from pysampler.prediction.precopy import migrate
 from pysampler.prediction.prediction import PUBLISHED_BANDWIDTHS, PUBLISHED_LIMITS_MS
 
@@ -218,7 +220,6 @@ def test_the_same_seed_gives_the_same_prediction():
 @pytest.mark.parametrize("zero_pages", [0, VECTOR.n_zero_pages])
 @pytest.mark.parametrize("factor", [2, 8, 64])
 def test_memory_and_bandwidth_scale_together(zero_pages, factor):
-    """With a host that reads zero pages as many times as fast: nothing else has a scale."""
     small = dataclasses.replace(VECTOR, n_zero_pages=zero_pages)
     large = dataclasses.replace(small, n_total_pages=small.n_total_pages * factor)
     grids = (
@@ -226,14 +227,15 @@ def test_memory_and_bandwidth_scale_together(zero_pages, factor):
             vector,
             [rate * k for rate in PUBLISHED_BANDWIDTHS],
             PUBLISHED_LIMITS_MS,
-            precopy=Precopy(zero_page_us=0.46 / k),
         ).cells
         for vector, k in ((small, 1), (large, factor))
     )
     for cell, other in zip(*grids, strict=True):
-        # Not exactly: a window ends with a buffer of 128 KiB.
-        assert other.p_converge == pytest.approx(cell.p_converge, abs=0.02)
-        assert (other.total_ms or math.inf) == pytest.approx(cell.total_ms or math.inf, rel=0.02)
+        assert other.p_converge == pytest.approx(cell.p_converge, abs=0.01)
+        # Not exactly: a window ends with a buffer of 128 KiB, which next to the boundary tells.
+        within = 0.002 if cell.p_converge > 0.95 else 0.03
+        expected = pytest.approx(cell.total_ms or math.inf, rel=within)
+        assert (other.total_ms or math.inf) == expected
 
 
 def test_reading_a_zero_page_takes_its_time():
@@ -253,9 +255,8 @@ def test_the_loop_itself_has_no_scale(factor):
     for pages in ("nonzero_pages", "zero_pages"):
         larger.guests[pages] *= factor
     larger.modes["pages"] *= factor
-    larger.guests["zero_page_ms"] /= factor
-    how = Precopy().parameters(4096)
-    scaled = dict(how)
+    how = Precopy(zero_page_us=0.5).parameters(4096)
+    scaled = dict(how, zero_page_ms=how["zero_page_ms"] / factor)
     for size in ("flush_bytes", "device_bytes"):
         scaled[size] *= factor
     grid = [(b, limit) for b in (1e8, 2e8, 8e8) for limit in (50.0, 300.0, None)]
@@ -311,7 +312,7 @@ def test_other_numbers_of_channels_are_refused():
         read_migrations([json.dumps(record).encode()])
 
 
-@pytest.mark.parametrize(("name", "p90"), [("qemu10", 0.01), ("recorded", 0.02)])
+@pytest.mark.parametrize(("name", "p90"), [("qemu10", 0.012), ("recorded", 0.02)])
 def test_the_loop_agrees_with_real_migrations_of_a_known_guest(name, p90):
     records = (GOLDEN / f"migrations-{name}.jsonl").read_bytes().splitlines()
     migrations = read_migrations(records)

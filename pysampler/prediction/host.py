@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""What of a host no vector holds, from real migrations: its link, and its time for a zero page.
+
+Both are cross-validated: each migration is predicted with what the others of its file tell.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pysampler.prediction.ensemble import assemble
+from pysampler.prediction.precopy import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pysampler.intervals import FloatArray
+    from pysampler.prediction.migrations import Migration
+    from pysampler.prediction.precopy import Precopy
+
+# Times that are tried; what was seen lies between 0.1 and 5 us.
+_ZERO_PAGE_US = np.append(0.0, np.geomspace(0.05, 10, 108))  # 5 % apart
+_MEMBERS = 8  # of a known guest: where its sequential writers are is drawn
+
+
+def set_up(migrations: Sequence[Migration], precopy: Precopy) -> Iterator[Precopy]:
+    """Yield how each migration was set up.
+
+    What ``precopy`` leaves open is what the other migrations tell: the link has the median of the
+    speeds of their last passes; a zero page takes the time with which those of a known guest have
+    the least mean error.
+    """
+    known = [
+        replace(precopy, deadline_ms=one.limit_ms, multifd=precopy.multifd or one.multifd)
+        for one in migrations
+    ]
+    if precopy.link is None:
+        links = np.array([[one.link or math.nan] for one in migrations])
+        known = [
+            replace(how, link=float(np.median(others)) if len(others) else None)
+            for how, others in zip(known, _others(links), strict=True)
+        ]
+    if precopy.zero_page_us is None:
+        errors = np.array([_errors(one, how) for one, how in zip(migrations, known, strict=True)])
+        for how, others in zip(known, _others(errors), strict=True):
+            best = others.mean(axis=0).argmin() if len(others) else 0
+            yield replace(how, zero_page_us=float(_ZERO_PAGE_US[best]))
+    else:
+        yield from known
+
+
+def _others(of_each: FloatArray) -> Iterator[FloatArray]:
+    """Yield for each row all others that are known: one that is not is NaN."""
+    for i in range(len(of_each)):
+        others = np.delete(of_each, i, axis=0)
+        yield others[~np.isnan(others).any(axis=1)]
+
+
+def _errors(migration: Migration, precopy: Precopy) -> FloatArray:
+    """Return relative errors of the total time with each time for a zero page.
+
+    NaN where the migration does not tell: it did not end, or its guest is not known.
+    """
+    if migration.guest is None or not migration.converged:
+        return np.full(len(_ZERO_PAGE_US), math.nan)
+    vector = next(iter(migration.vectors.values()))
+    ensemble = assemble(
+        migration.guest, [migration.guest] * _MEMBERS, vector, np.random.default_rng(0)
+    )
+    cell = [(migration.bandwidth, migration.downtime_limit_ms)]
+    outcomes = np.concatenate(
+        [migrate(ensemble, replace(precopy, zero_page_us=us), cell) for us in _ZERO_PAGE_US], axis=1
+    )
+    totals = np.median(np.where(outcomes["converged"] > 0, outcomes["total_ms"], np.inf), axis=0)
+    return np.abs(totals / migration.total_ms - 1)
