@@ -183,6 +183,27 @@ static double zero_page_ms(const struct state *s, double link)
                 s->how->zero_page_bytes / link);
 }
 
+/* Scan on to the end of the cells, or until so many pages are sent. Returns how many were. */
+static double scan_cells(struct state *s, double most)
+{
+    struct cells *cells = &s->cells;
+    double left = most;
+    size_t k = s->position;
+
+    for (; k < cells->n; k++) {
+        double there = cells->pages[k] * cells->set[k];
+        if (left < there) {
+            cells->set[k] *= 1 - left / there;
+            left = 0;
+            break;
+        }
+        cells->set[k] = 0;
+        left -= there;
+    }
+    s->position = k;
+    return most - left;
+}
+
 /*
  * One ram_save_iterate: scan on until the budget (bytes) is spent, nothing remains, or 50 ms are
  * over. Returns the bytes sent, and takes the pages off what remains.
@@ -190,38 +211,30 @@ static double zero_page_ms(const struct state *s, double link)
 static double iterate(struct state *s, double budget, double link, double *remaining)
 {
     const struct ps_precopy *how = s->how;
-    struct cells *cells = &s->cells;
     double sent = 0, end = s->now + ITERATE_MS;
 
-    /* Each turn ends a cell or the iteration, so that a lap is over when nothing remains. */
-    for (size_t turns = 0; turns <= cells->n + 1; turns++) {
-        if (s->position == cells->n) {
-            double page_ms = zero_page_ms(s, link);
-            double pages = fmin(s->zero, (end - s->now) / page_ms);
-            pages = fmax(0, fmin(pages, (budget - sent) / how->zero_page_bytes));
-            s->zero -= pages;
+    /* Once through all is over in two laps, wherever it begins. */
+    for (int lap = 0; lap < 2; lap++) {
+        if (s->position < s->cells.n) {
+            double can = fmax(0, fmin(budget - sent, (end - s->now) * link));
+            double pages = scan_cells(s, can / how->page_bytes);
+            s->now += pages * how->page_bytes / link;
+            sent += pages * how->page_bytes;
             *remaining -= pages;
-            s->now += pages * page_ms;
-            sent += pages * how->zero_page_bytes;
-            if (s->zero > NO_PAGES)
+            if (s->position < s->cells.n)
                 return sent;
-            s->zero = 0;
-            s->position = 0;
-            continue;
         }
-        size_t k = s->position;
-        double there = cells->pages[k] * cells->set[k];
-        double can = fmax(0, fmin(budget - sent, (end - s->now) * link)) / how->page_bytes;
-        double pages = fmin(there, can);
-        s->now += pages * how->page_bytes / link;
-        sent += pages * how->page_bytes;
+        double page_ms = zero_page_ms(s, link);
+        double pages = fmin(s->zero, (end - s->now) / page_ms);
+        pages = fmax(0, fmin(pages, (budget - sent) / how->zero_page_bytes));
+        s->zero -= pages;
         *remaining -= pages;
-        if (pages < there) {
-            cells->set[k] *= 1 - pages / there;
+        s->now += pages * page_ms;
+        sent += pages * how->zero_page_bytes;
+        if (s->zero > NO_PAGES)
             return sent;
-        }
-        cells->set[k] = 0;
-        s->position++;
+        s->zero = 0;
+        s->position = 0;
     }
     return sent;
 }
@@ -266,46 +279,48 @@ static double quiet_windows(const struct state *s, double remaining, double thre
 /* Scan on and send so many pages; only where so many nonzero pages come before any zero page. */
 static void send_pages(struct state *s, double pages)
 {
-    struct cells *cells = &s->cells;
-
-    for (size_t turns = 0; turns <= 2 * cells->n; turns++) {
-        if (s->position == cells->n)
-            s->position = 0;
-        double there = cells->pages[s->position] * cells->set[s->position];
-        if (pages < there) {
-            cells->set[s->position] *= 1 - pages / there;
+    for (int lap = 0; lap < 2; lap++) {
+        pages -= scan_cells(s, pages);
+        if (s->position < s->cells.n)
             return;
-        }
-        cells->set[s->position++] = 0;
-        pages -= there;
+        s->position = 0;
     }
 }
 
 /*
- * Whether a migration is stuck: progress is the least that remained after a sync, of one stretch of
+ * The threshold below which a migration is stuck: progress is the least that remained after a sync, of one stretch of
  * time and of the next, each half as long again as the one before. On its way down it makes steady progress,
  * so gains more in each stretch; in a plateau the gains fade, as a geometric row at most.
  */
-static int stuck(const double least[3], double threshold)
+static double unstuck_from(const double least[3])
 {
     double gain = least[1] - least[2], gain_before = least[0] - least[1];
 
     if (gain <= 0)
-        return 1;
+        return INFINITY;
     if (gain >= gain_before)
         return 0;
-    return least[2] - threshold > 2 * gain / (1 - gain / gain_before);
+    return least[2] - 2 * gain / (1 - gain / gain_before);
+}
+
+/* Whether `bytes` are below the threshold, and so with each shorter limit above *same_above_ms. */
+static int below(double bytes, double rate, double limit_ms, double *same_above_ms)
+{
+    if (!(bytes < rate * limit_ms))
+        return 0;
+    *same_above_ms = fmax(*same_above_ms, bytes / rate);
+    return 1;
 }
 
 static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
                    struct ps_precopy_outcome *out, struct ps_precopy_round *rounds, size_t n_rounds)
 {
     const struct ps_precopy *how = s->how;
-    double link = fmax(cell->link, 1e-3);
+    double link = fmax(cell->link, 1e-3), limit = cell->downtime_limit_ms;
     /* The rate limit is looked at when the send buffer is flushed. */
     double budget = fmax(1, ceil(cell->bandwidth * WINDOW_MS / how->flush_bytes)) * how->flush_bytes +
                     how->on_way_bytes;
-    double threshold = 0, sent_window = 0;
+    double rate = 0, sent_window = 0;
     int64_t syncs = 1;
     int32_t passes = 1;
 
@@ -315,16 +330,16 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
     double least[3] = { INFINITY, INFINITY, INFINITY }, next_check = 0;
 
     while (s->now < how->deadline_ms) {
-        if (remaining * how->page_size < threshold || remaining <= NO_PAGES) {
-            if (threshold > 0) {
+        if (remaining <= NO_PAGES || below(remaining * how->page_size, rate, limit, &out->same_above_ms)) {
+            if (rate > 0) {
                 passes += sync_bitmap(s) > NO_PAGES;
                 remaining = remaining_pages(s);
                 syncs++;
                 if (rounds && (size_t)syncs <= n_rounds)
                     rounds[syncs - 1] = (struct ps_precopy_round){ s->now, remaining,
-                                                                   out->sent_bytes, threshold };
+                                                                   out->sent_bytes, rate * limit };
             }
-            if (remaining * how->page_size < threshold || remaining <= NO_PAGES) {
+            if (remaining <= NO_PAGES || below(remaining * how->page_size, rate, limit, &out->same_above_ms)) {
                 out->converged = 1;
                 break;
             }
@@ -333,15 +348,19 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
                 next_check = 1.5 * s->now;
         }
         if (next_check > 0 && s->now >= next_check && isfinite(least[2])) {
-            if (isfinite(least[0]) && stuck(least, threshold))
-                break;
+            if (isfinite(least[0])) {
+                double from = unstuck_from(least);
+                if (rate * limit < from)
+                    break;
+                out->same_above_ms = fmax(out->same_above_ms, from / rate);
+            }
             least[0] = least[1];
             least[1] = least[2];
             least[2] = INFINITY;
             next_check = 1.5 * s->now;
         }
-        if (threshold > 0 && sent_window == 0) {
-            double n = quiet_windows(s, remaining, threshold, budget);
+        if (rate > 0 && sent_window == 0) {
+            double n = quiet_windows(s, remaining, rate * limit, budget);
             if (n >= 2) {
                 send_pages(s, n * budget / how->page_bytes);
                 s->now = fmax(window + n * (WINDOW_MS + how->wake_up_ms), s->now + n * budget / link);
@@ -359,7 +378,7 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
         if (sent_window >= budget - 1 && s->now < window + WINDOW_MS)
             s->now = window + WINDOW_MS + how->wake_up_ms;
         if (s->now >= window + WINDOW_MS) {
-            threshold = sent_window / floor(s->now - window) * cell->downtime_limit_ms;
+            rate = sent_window / floor(s->now - window);
             window = s->now;
             sent_window = 0;
         }
@@ -385,11 +404,19 @@ static int invalid(const struct ps_precopy *how, size_t n_modes, size_t n_knots)
            (n_knots > 0 && n_modes != 1);
 }
 
-/* Whether a cell is another with a shorter downtime-limit. */
-static int asks_more(const struct ps_precopy_cell *cell, const struct ps_precopy_cell *other)
+/* Whether `longer` of each cell is none, or an earlier one that differs by a longer limit alone. */
+static int in_order(const struct ps_precopy_cell *grid, size_t n_cells)
 {
-    return cell->bandwidth == other->bandwidth && cell->link == other->link &&
-           cell->downtime_limit_ms <= other->downtime_limit_ms;
+    for (size_t c = 0; c < n_cells; c++) {
+        int64_t longer = grid[c].longer;
+        if (longer < 0)
+            continue;
+        if ((size_t)longer >= c || grid[longer].bandwidth != grid[c].bandwidth ||
+            grid[longer].link != grid[c].link ||
+            grid[longer].downtime_limit_ms < grid[c].downtime_limit_ms)
+            return 0;
+    }
+    return 1;
 }
 
 int ps_precopy_grid(const struct ps_precopy *how, const struct ps_precopy_guest *guests,
@@ -398,7 +425,7 @@ int ps_precopy_grid(const struct ps_precopy *how, const struct ps_precopy_guest 
                     const struct ps_precopy_cell *grid, size_t n_cells,
                     struct ps_precopy_outcome *outcomes_ret)
 {
-    if (invalid(how, n_modes, n_knots))
+    if (invalid(how, n_modes, n_knots) || !in_order(grid, n_cells))
         return -EINVAL;
     for (size_t g = 0; g < n_guests; g++) {
         struct state s = { .how = how,
@@ -410,8 +437,9 @@ int ps_precopy_grid(const struct ps_precopy *how, const struct ps_precopy_guest 
                            .knots_share = knots_share + g * n_knots };
         struct ps_precopy_outcome *outcomes = outcomes_ret + g * n_cells;
         for (size_t c = 0; c < n_cells; c++) {
-            if (c > 0 && !outcomes[c - 1].converged && asks_more(&grid[c], &grid[c - 1]))
-                outcomes[c] = outcomes[c - 1];
+            const struct ps_precopy_outcome *longer = grid[c].longer < 0 ? NULL : &outcomes[grid[c].longer];
+            if (longer && (!longer->converged || grid[c].downtime_limit_ms > longer->same_above_ms))
+                outcomes[c] = *longer;
             else
                 run(&s, &grid[c], &outcomes[c], NULL, 0);
         }

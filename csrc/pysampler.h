@@ -402,6 +402,7 @@ struct ps_precopy_cell {
     double bandwidth; /* bytes per ms, max-bandwidth */
     double link;      /* bytes per ms that the link itself carries */
     double downtime_limit_ms;
+    int64_t longer; /* index of an earlier cell that has a longer limit and is else the same; -1 */
 };
 
 struct ps_precopy { /* what all cells have in common */
@@ -425,6 +426,7 @@ struct ps_precopy_outcome {
     double sent_bytes;
     int32_t converged;
     int32_t iterations; /* the bulk stage, and each bitmap sync that found pages to send again */
+    double same_above_ms; /* shorter downtime-limits above this one change nothing */
 };
 
 struct ps_precopy_round { /* just after a bitmap sync */
@@ -436,12 +438,11 @@ struct ps_precopy_round { /* just after a bitmap sync */
 
 /*
  * Migrate each guest with each cell. modes holds n_modes of each guest, knots_share n_knots of
- * each guest, at the times knots_ms; outcomes_ret holds n_cells of each guest. A cell that is the
- * one before it with a shorter downtime-limit is not run when that one did not converge: its
- * outcome is the same.
+ * each guest, at the times knots_ms; outcomes_ret holds n_cells of each guest. A cell is not run
+ * but has the outcome of its `longer` where that does not converge, or would not notice a shorter limit.
  *
  * Returns 0, or -EINVAL: more than PS_PRECOPY_MODES modes, knots without their one mode, a
- * size of a page that is not positive, a deadline over 1e9 ms.
+ * size of a page that is not positive, a deadline over 1e9 ms, a `longer` that is none.
  *
  * Pre: finite numbers, shares from 0 to 1; zero_page_ms >= 0; rising knots_ms > 0; PS_MODE_TABLE
  * only with knots.

@@ -33,7 +33,8 @@ PRECOPY_GUEST = np.dtype(
 )
 
 PRECOPY_CELL = np.dtype(
-    [("bandwidth", "f8"), ("link", "f8"), ("downtime_limit_ms", "f8")], align=True
+    [("bandwidth", "f8"), ("link", "f8"), ("downtime_limit_ms", "f8"), ("longer", "i8")],
+    align=True,
 )
 
 PRECOPY_OUTCOME = np.dtype(
@@ -43,6 +44,7 @@ PRECOPY_OUTCOME = np.dtype(
         ("sent_bytes", "f8"),
         ("converged", "i4"),
         ("iterations", "i4"),
+        ("same_above_ms", "f8"),
     ],
     align=True,
 )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +17,14 @@ import numpy as np
 
 from pysampler.errors import FormatError
 from pysampler.prediction.ensemble import Ensemble, build_ensemble
-from pysampler.prediction.monotone import migrate_table
+from pysampler.prediction.monotone import BANDWIDTH_AXIS, DOWNTIME_AXIS, migrate_table
 from pysampler.prediction.postcopy import postcopy
 from pysampler.prediction.precopy import LIMITS, MOST_DOWNTIME_MS, MULTIFD_CHANNELS, Precopy
 from pysampler.prediction.prediction import MEMBERS, check_measurement, checked_draw
 from pysampler.units import MIB, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pysampler.measurement import Measurement
 
@@ -87,16 +86,31 @@ class _Model:
         *,
         ensemble: Ensemble | None = None,
         bandwidth: float | None = None,
-        limit_ms: float | None = None,
         precopy: Precopy | None = None,
     ) -> float:
-        outcomes = migrate_table(
-            ensemble or self.ensemble,
-            precopy or self.precopy,
-            [bandwidth or self.bandwidth],
-            [limit_ms or self.limit_ms],
-        )
-        return float((outcomes["converged"] > 0).mean())
+        how = precopy or self.precopy
+        return self._p(
+            ensemble or self.ensemble, how, [bandwidth or self.bandwidth], [self.limit_ms]
+        )[0]
+
+    def p_of_bandwidths(self, bandwidths: Sequence[float]) -> list[float]:
+        return self._p(self.ensemble, self.precopy, bandwidths, [self.limit_ms])
+
+    def p_of_limits(self, limits: Sequence[float]) -> list[float]:
+        return self._p(self.ensemble, self.precopy, [self.bandwidth], limits)
+
+    def p_of_throttles(self, percents: Sequence[float]) -> list[float]:
+        return [self.p(ensemble=throttled(self.ensemble, percent)) for percent in percents]
+
+    @staticmethod
+    def _p(
+        ensemble: Ensemble,
+        precopy: Precopy,
+        bandwidths: Sequence[float],
+        limits: Sequence[float | None],
+    ) -> list[float]:
+        outcomes = migrate_table(ensemble, precopy, bandwidths, limits)
+        return [float(p) for p in (outcomes["converged"] > 0).mean(axis=0).ravel()]
 
 
 def advise(
@@ -169,27 +183,43 @@ def _volume(model: _Model, seconds: float) -> float:
     return pages * (model.ensemble.page_size + _PAGE_HEADER)
 
 
-def _least(p_of: Callable[[float], float], low: float, high: float, p: float) -> float | None:
-    """Return the least value from low to high with which p is reached, to 0.5 %."""
-    if p_of(high) < p:
+def _least(
+    p_of: Callable[[Sequence[float]], Sequence[float]],
+    candidates: Sequence[float],
+    strides: Sequence[int],
+    p: float,
+) -> float | None:
+    """Return the least candidate with which p is reached.
+
+    Args:
+        p_of: probabilities of some candidates, which rise with them.
+        candidates: rising.
+        strides: of the search, falling to 1.
+        p: what is wanted.
+    """
+    low, high = -1, len(candidates) - 1
+    if p_of([candidates[high]])[0] < p:
         return None
-    if p_of(low) >= p:
-        return low
-    while high / low > 1.005:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if p_of(middle) >= p else (middle, high)
-    return high
+    for stride in strides:
+        probes = [i for i in range(0, high, stride) if i > low]
+        found = p_of([candidates[i] for i in probes])
+        reached = [i for i, each in zip(probes, found, strict=True) if each >= p]
+        high = min(reached, default=high)
+        low = max((i for i in probes if i < high), default=low)
+    return candidates[high]
 
 
-def _least_whole(p_of: Callable[[float], float], low: float, high: float, p: float) -> float | None:
-    """Return the least whole number from low to high with which p is reached."""
-    if p_of(high) < p:
-        return None
-    low -= 1  # fails, as it were
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if p_of(middle) >= p else (middle, high)
-    return high
+def _remembering(
+    p_of: Callable[[Sequence[float]], Sequence[float]],
+) -> Callable[[Sequence[float]], Sequence[float]]:
+    known: dict[float, float] = {}
+
+    def remembered(values: Sequence[float]) -> Sequence[float]:
+        new = [value for value in values if value not in known]
+        known.update(zip(new, p_of(new), strict=True) if new else ())
+        return [known[value] for value in values]
+
+    return remembered
 
 
 def _both(least: Callable[[float], float | None]) -> tuple[float | None, float | None]:
@@ -198,14 +228,12 @@ def _both(least: Callable[[float], float | None]) -> tuple[float | None, float |
 
 
 def _least_bandwidth(model: _Model) -> Advice:
-    @cache
-    def p_of(bandwidth: float) -> float:
-        return model.p(bandwidth=bandwidth)
-
+    p_of = _remembering(model.p_of_bandwidths)
     # From what takes the deadline for the bulk alone.
     start = model.ensemble.page_size * float(model.ensemble.guests["nonzero_pages"].mean())
     low = max(1000.0, start / model.precopy.deadline_ms * 1000 / 2)
-    value, safe = _both(lambda p: _least(p_of, low, max(low * 2, 1e13), p))
+    candidates = BANDWIDTH_AXIS.values(low, max(low * 2, 1e13))
+    value, safe = _both(lambda p: _least(p_of, candidates, (256, 16, 1), p))
     if value is None:
         return Advice(
             "bandwidth", None, None, "bytes/s", None, "no bandwidth makes it converge", {}
@@ -215,7 +243,7 @@ def _least_bandwidth(model: _Model) -> Advice:
         text += f", from {format_rate(_rounded(safe))} with {SAFE:.0%}"
     return Advice(
         "bandwidth", float(round(value)), safe and float(round(safe)), "bytes/s",
-        p_of(value), text, {},
+        p_of([value])[0], text, {},
     )  # fmt: skip
 
 
@@ -226,11 +254,14 @@ def _rounded(value: float) -> float:
 
 
 def _least_downtime(model: _Model) -> Advice:
-    @cache
-    def p_of(limit: float) -> float:
-        return model.p(limit_ms=limit)
+    p_of = _remembering(model.p_of_limits)
+    candidates = DOWNTIME_AXIS.values(_LEAST_DOWNTIME_MS, MOST_DOWNTIME_MS)
 
-    value, safe = _both(lambda p: _least_whole(p_of, _LEAST_DOWNTIME_MS, MOST_DOWNTIME_MS, p))
+    def least(p: float) -> float | None:
+        found = _least(p_of, candidates, (32, 1), p)
+        return None if found is None else float(max(_LEAST_DOWNTIME_MS, math.ceil(found)))
+
+    value, safe = _both(least)
     if value is None:
         return Advice(
             "downtime-limit", None, None, "ms", None, "no downtime-limit makes it converge", {}
@@ -238,7 +269,7 @@ def _least_downtime(model: _Model) -> Advice:
     text = f"a downtime-limit of {value:.0f} ms converges as likely as not"
     if safe is not None:
         text += f", {safe:.0f} ms with {SAFE:.0%}"
-    return Advice("downtime-limit", value, safe, "ms", p_of(value), text, {})
+    return Advice("downtime-limit", value, safe, "ms", p_of([value])[0], text, {})
 
 
 def throttled(ensemble: Ensemble, percent: float) -> Ensemble:
@@ -253,11 +284,9 @@ def throttled(ensemble: Ensemble, percent: float) -> Ensemble:
 
 
 def _throttle(model: _Model) -> Advice:
-    @cache
-    def p_of(percent: float) -> float:
-        return model.p(ensemble=throttled(model.ensemble, percent))
-
-    value, safe = _both(lambda p: _least_whole(p_of, 0.0, 99.0, p))
+    p_of = _remembering(model.p_of_throttles)
+    percents = [float(percent) for percent in range(100)]
+    value, safe = _both(lambda p: _least(p_of, percents, (32, 16, 8, 4, 2, 1), p))
     if value is None:
         return Advice("throttle", None, None, "%", None, "not even 99 % make it converge", {})
     text = f"auto-converge must reach {value:.0f} % to converge as likely as not"
@@ -269,7 +298,7 @@ def _throttle(model: _Model) -> Advice:
             text = f"{safe:.0f} % make it {SAFE:.0%} likely instead of as likely as not"
     # QEMU starts at 20 % and adds 10 at every second sync that finds too little progress.
     steps = 0 if value == 0 else 1 + max(0, math.ceil((value - 20) / 10))
-    return Advice("throttle", value, safe, "%", p_of(value), text, {"throttle-steps": steps})
+    return Advice("throttle", value, safe, "%", p_of([value])[0], text, {"throttle-steps": steps})
 
 
 def _dirty_limit(model: _Model, throttle: Advice, vcpus: int) -> Advice:

@@ -48,6 +48,17 @@ class Ensemble:
     knots_ms: FloatArray
     knots_share: FloatArray
 
+    def part(self, first: int, end: int) -> Ensemble:
+        """Return the members from one to before another."""
+        some = slice(first, end)
+        return replace(
+            self,
+            members=self.members[some],
+            guests=self.guests[some],
+            modes=self.modes[some],
+            knots_share=self.knots_share[some],
+        )
+
 
 def resample(counts: Counts, n_members: int, rng: np.random.Generator) -> list[Counts]:
     """Return vectors that the same guest could have given."""

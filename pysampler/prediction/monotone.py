@@ -2,41 +2,105 @@
 """Tables in which more bandwidth or a longer downtime-limit never makes a migration later.
 
 QEMU's loop does that now and then: the 100 ms windows fall otherwise, and a sync comes one window
-later. Who reads a prediction takes it for more than that, so here a migration takes at least as
-long as each that has more of one and no less of the other.
+later. Who reads a prediction takes it for more than that.
 
-For the downtime-limit these are always the same, whatever the table: the limits of `RUNGS_MS`, and
-ten steps between two of them for a limit that is none. So it holds between tables as well. For the
-bandwidth they are those of the table.
+So a guest is migrated at fixed places only, the same in every table. The octaves of a value come
+first, each taken to be at least as late as the one above. Then the octave with the value in it is
+halved again and again: what is found in the middle is clipped to what the two ends have. Between
+the last two places times are interpolated, and the nearer one tells whether it converges at all.
+Limits are treated so for each bandwidth, and then bandwidths for each limit.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pysampler import core
-from pysampler.prediction.precopy import MOST_DOWNTIME_MS, Precopy, migrate
+from pysampler.prediction.precopy import UNLIMITED_MS, Precopy, migrate
+from pysampler.units import MAX_RATE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from pysampler.intervals import FloatArray
     from pysampler.prediction.ensemble import Ensemble
 
-# Up to the most that QEMU takes. Between two there are ten steps, so that a limit of two digits is
-# run as it is, others as at most 4 % less.
-RUNGS_MS = tuple(
-    float(f"{digits}e{decade}")
-    for decade in range(-1, 7)
-    for digits in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
-    if float(f"{digits}e{decade}") <= MOST_DOWNTIME_MS
-)
-_STEPS = 10
+_RECORDS_AT_ONCE = 2_000_000  # 48 bytes each
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A place on the way to a value, and those before it that bound it."""
+
+    place: int
+    higher: int | None
+    lower: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a value is reached.
+
+    Attributes:
+        steps: in their order, the bounds of each before itself.
+        low: the last place up to the value.
+        high: the next one; the same where the value is a place.
+        nearness: of the value to low: 1 there, 0 at high.
+    """
+
+    steps: tuple[_Step, ...]
+    low: int
+    high: int
+    nearness: float
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Places in even steps of the logarithm.
+
+    Attributes:
+        least: value of place 0.
+        octaves: up to the last place.
+        steps: places to an octave, a power of two.
+    """
+
+    least: float
+    octaves: int
+    steps: int
+
+    def value(self, place: int) -> float:
+        """Return what is there."""
+        return float(self.least * 2 ** (place / self.steps))
+
+    def values(self, least: float, most: float) -> list[float]:
+        """Return all from the octave that `least` is in to `most`."""
+        first = max(0, math.floor(math.log2(least / self.least))) * self.steps
+        last = min(self.octaves, math.log2(most / self.least)) * self.steps
+        return [self.value(place) for place in range(first, math.floor(last) + 1)]
+
+    def way(self, value: float) -> _Way:
+        """Return the way to a value, or to the end that is nearest."""
+        place = self.octaves * self.steps
+        wanted = min(max(self.steps * math.log2(value / self.least), 0), place)
+        steps = [_Step(place, None, None)]
+        while place > wanted:
+            place -= self.steps
+            steps.append(_Step(place, place + self.steps, None))
+        low, high = place, place + self.steps
+        while low < wanted and high - low > 1:
+            middle = (low + high) // 2
+            steps.append(_Step(middle, high, low))
+            low, high = (middle, high) if middle <= wanted else (low, middle)
+        return _Way(tuple(steps), low, high if low < wanted else low, low + 1 - wanted)
+
+
+BANDWIDTH_AXIS = Axis(1.0, math.ceil(math.log2(MAX_RATE)), 256)
+# 125 ms and its octaves are places.
+DOWNTIME_AXIS = Axis(125 / 1024, math.ceil(math.log2(UNLIMITED_MS / 125 * 1024)), 32)
 
 
 def migrate_table(
@@ -54,63 +118,77 @@ def migrate_table(
         limits: downtime-limits in ms; None: unlimited.
 
     Returns:
-        core.PRECOPY_OUTCOME, shape [members, bandwidths, limits]. Where a migration with more
-        bandwidth or a longer limit ends later, that is the total time here, too; where it does not
-        converge, neither does this.
+        core.PRECOPY_OUTCOME, shape [members, bandwidths, limits]. More bandwidth or a longer limit
+        never has a longer total time, which is infinite where a migration does not converge. This
+        holds for each member, in this table and from one to another. The rest of an outcome is
+        that of a place nearby.
     """
-    places = [_place(limit) for limit in limits]
-    # The higher limits first: with those that are lower than one that fails nothing is run.
-    ladder = [None, *reversed(RUNGS_MS[min(rung for rung, _ in places) :])]
-    shape = len(ensemble.guests), len(bandwidths), len(limits)
-    outcomes, ends = np.zeros(shape, dtype=core.PRECOPY_OUTCOME), np.zeros(shape)
-    for b, bandwidth in enumerate(bandwidths):
-        of_rungs = migrate(ensemble, precopy, [(bandwidth, limit) for limit in ladder])
-        latest = np.maximum.accumulate(_ends(of_rungs), axis=1)
-        for i, (rung, steps) in enumerate(places):
-            column = len(RUNGS_MS) - rung
-            outcomes[:, b, i], ends[:, b, i] = of_rungs[:, column], latest[:, column]
-            if not steps:
-                continue
-            of_steps = migrate(ensemble, precopy, [(bandwidth, limit) for limit in steps])
-            end = np.maximum(latest[:, column - 1], _ends(of_steps).max(axis=1))
-            ends[:, b, i] = np.minimum(end, latest[:, column])
-            own = of_steps[:, -1]
-            ended = own["converged"] > 0
-            outcomes[ended, b, i] = own[ended]
-    order = np.argsort(bandwidths)[::-1]
-    ends[:, order] = np.maximum.accumulate(ends[:, order], axis=1)
-    converged = np.isfinite(ends)
-    outcomes["converged"] = converged
-    outcomes["total_ms"][converged] = ends[converged]
+    ways = [BANDWIDTH_AXIS.way(bandwidth) for bandwidth in bandwidths]
+    limit_ways = [DOWNTIME_AXIS.way(math.inf if limit is None else limit) for limit in limits]
+    n_rows = len({step.place for way in ways for step in way.steps})
+    at_once = max(1, _RECORDS_AT_ONCE // (n_rows * len(limits)))
+    parts = [
+        _migrate_some(ensemble.part(first, first + at_once), precopy, ways, limit_ways)
+        for first in range(0, len(ensemble.guests), at_once)
+    ]
+    return np.concatenate(parts)
+
+
+def _migrate_some(
+    ensemble: Ensemble, precopy: Precopy, ways: Sequence[_Way], limit_ways: Sequence[_Way]
+) -> NDArray[Any]:
+    rows = {
+        step.place: _row(ensemble, precopy, BANDWIDTH_AXIS.value(step.place), limit_ways)
+        for step in _all_steps(ways)
+    }
+    outcomes = np.stack(_reach(ways, rows), axis=1)
+    outcomes["converged"] = np.isfinite(outcomes["total_ms"])
     return outcomes
 
 
-def run_as(limit: float | None) -> float | None:
-    """Return the downtime-limit in ms that is run in place of this one; None: unlimited."""
-    rung, steps = _place(limit)
-    if steps:
-        return steps[-1]
-    return RUNGS_MS[rung] if rung < len(RUNGS_MS) else None
+def _row(
+    ensemble: Ensemble, precopy: Precopy, bandwidth: float, ways: Sequence[_Way]
+) -> NDArray[Any]:
+    """Return the outcomes with one bandwidth: members x limits."""
+    steps = _all_steps(ways)
+    index = {step.place: i for i, step in enumerate(steps)}
+    outcomes = migrate(
+        ensemble,
+        precopy,
+        [(bandwidth, DOWNTIME_AXIS.value(place)) for place in index],
+        [-1 if step.higher is None else index[step.higher] for step in steps],
+    )
+    outcomes["total_ms"][outcomes["converged"] == 0] = np.inf
+    return np.stack(_reach(ways, {place: outcomes[:, i] for place, i in index.items()}), axis=1)
 
 
-def _ends(outcomes: NDArray[Any]) -> FloatArray:
-    """Return total times, infinite where one does not converge."""
-    return np.where(outcomes["converged"] > 0, outcomes["total_ms"], np.inf)
+def _all_steps(ways: Sequence[_Way]) -> list[_Step]:
+    """Return each step once, bounds first."""
+    return list({step.place: step for way in ways for step in way.steps}.values())
 
 
-def _place(limit: float | None) -> tuple[int, list[float]]:
-    """Return the last rung up to a limit, and the steps from under the next rung down to the limit.
+def _reach(ways: Sequence[_Way], found: Mapping[int, NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return the outcomes at the end of each way, from those found at the places of its steps."""
+    reached: dict[int, NDArray[Any]] = {}
+    for step in _all_steps(ways):
+        own = reached[step.place] = found[step.place].copy()
+        if step.higher is not None:
+            higher = reached[step.higher]
+            earlier = own["total_ms"] < higher["total_ms"]
+            own[earlier] = higher[earlier]
+        if step.lower is not None:
+            lower = reached[step.lower]
+            later = own["total_ms"] > lower["total_ms"]
+            own[later] = lower[later]
+    return [_between(reached[way.low], reached[way.high], way.nearness) for way in ways]
 
-    Unlimited comes after the rungs. A limit on a rung, or less than a step above it, has no steps.
-    """
-    if limit is None:
-        return len(RUNGS_MS), []
-    limit = min(max(limit, RUNGS_MS[0]), RUNGS_MS[-1])
-    rung = bisect_right(RUNGS_MS, limit) - 1
-    if rung == len(RUNGS_MS) - 1:
-        return rung, []
-    low, high = RUNGS_MS[rung : rung + 2]
-    # Not a step lower because of the last bit.
-    own = min(int((limit - low) / (high - low) * _STEPS + 1e-9), _STEPS - 1)
-    steps = range(_STEPS - 1, own - 1, -1) if own else ()
-    return rung, [low + (high - low) * step / _STEPS for step in steps]
+
+def _between(low: NDArray[Any], high: NDArray[Any], nearness: float) -> NDArray[Any]:
+    """Return the outcomes between two places; that of `low` is never the earlier one."""
+    fails = np.isinf(low["total_ms"])
+    outcomes = np.where(fails & (nearness < 0.5), high, low)
+    latest, earliest = low["total_ms"][~fails], high["total_ms"][~fails]
+    # Not later than `low` because of the last bit.
+    total = np.minimum(latest, earliest + nearness * (latest - earliest))
+    outcomes["total_ms"][~fails] = total
+    return outcomes

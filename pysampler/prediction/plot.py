@@ -9,7 +9,7 @@ import numpy as np
 
 from pysampler import core
 from pysampler.prediction.ensemble import build_ensemble
-from pysampler.prediction.monotone import migrate_table, run_as
+from pysampler.prediction.monotone import migrate_table
 from pysampler.prediction.prediction import MEMBERS, predict, summarise
 from pysampler.prediction.table import format_limit
 from pysampler.units import GIB, format_rate
@@ -136,7 +136,7 @@ def _draw_rounds(axes: Axes, ensemble: Ensemble, prediction: Prediction, precopy
         key=lambda cell: (cell.p_converge >= 0.5, cell.iterations or 0),
     )
     how = precopy.parameters(ensemble.page_size)
-    grid = precopy.cells([(cell.bandwidth, run_as(cell.downtime_limit_ms))])
+    grid = precopy.cells([(cell.bandwidth, cell.downtime_limit_ms)])
     guests = ensemble.guests
     outcomes = core.precopy_grid(
         how, guests, ensemble.modes, ensemble.knots_ms, ensemble.knots_share, grid

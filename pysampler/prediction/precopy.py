@@ -127,6 +127,7 @@ class Precopy:
     def cells(self, grid: Sequence[tuple[float, float | None]]) -> NDArray[Any]:
         """Return PRECOPY_CELLs of (bandwidth in bytes/s, downtime-limit in ms or None)."""
         cells = np.zeros(len(grid), dtype=core.PRECOPY_CELL)
+        cells["longer"] = -1
         for cell, (bandwidth, limit) in zip(cells, grid, strict=True):
             cell["bandwidth"] = bandwidth / 1000
             cell["link"] = (self.link or bandwidth) / 1000
@@ -135,20 +136,26 @@ class Precopy:
 
 
 def migrate(
-    ensemble: Ensemble, precopy: Precopy, grid: Sequence[tuple[float, float | None]]
+    ensemble: Ensemble,
+    precopy: Precopy,
+    grid: Sequence[tuple[float, float | None]],
+    longer: Sequence[int] | None = None,
 ) -> NDArray[Any]:
     """Migrate every member of an ensemble with every cell.
 
     Args:
         ensemble: the guests.
         precopy: how they are migrated.
-        grid: (bandwidth in bytes/s, downtime-limit in ms or None) of each cell. One that is the
-            cell before it with a shorter limit does not converge where that does not.
+        grid: (bandwidth in bytes/s, downtime-limit in ms or None) of each cell.
+        longer: for each cell the index of an earlier one with a longer limit and the same
+            bandwidth, or -1; it does not converge where that does not.
 
     Returns:
         core.PRECOPY_OUTCOME, shape [members, cells].
     """
     how, cells = precopy.parameters(ensemble.page_size), precopy.cells(grid)
+    if longer is not None:
+        cells["longer"] = longer
     guests = ensemble.guests
     # A few at a time: in between Python sees a Ctrl-C.
     parts = [slice(first, first + _AT_ONCE) for first in range(0, len(guests), _AT_ONCE)]

@@ -1,20 +1,22 @@
-"""More bandwidth or a longer downtime-limit never makes a migration later."""
+"""More bandwidth or a longer downtime-limit never makes a migration later, whatever the table."""
 
 import math
-from itertools import pairwise, permutations, product
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from known_guests import GIB_PAGES, guest, in_order, uniform
+from known_guests import guest, in_order, uniform
 
 from pysampler import Measurement, Precopy, predict
+from pysampler.prediction import monotone
 from pysampler.prediction.ensemble import build_ensemble
 from pysampler.prediction.migrations import read_migrations
-from pysampler.prediction.monotone import RUNGS_MS, migrate_table, run_as
-from pysampler.prediction.precopy import MOST_DOWNTIME_MS, migrate
+from pysampler.prediction.monotone import BANDWIDTH_AXIS, DOWNTIME_AXIS, migrate_table
+from pysampler.prediction.precopy import UNLIMITED_MS, migrate
+from pysampler.units import MAX_RATE
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VECTOR = Measurement.from_json((GOLDEN / "vector-32gib-memcached.json").read_text())
@@ -22,6 +24,11 @@ VECTOR = Measurement.from_json((GOLDEN / "vector-32gib-memcached.json").read_tex
 
 def ends(outcomes):
     return np.where(outcomes["converged"] > 0, outcomes["total_ms"], np.inf)
+
+
+def later(times):
+    """How many of the times are longer than the one before, along the last axis."""
+    return int((times[..., 1:] > times[..., :-1]).sum())
 
 
 def assert_no_worse(cell, other):
@@ -45,106 +52,145 @@ def real_guests():
     return [*found, (VECTOR, 6e8)]
 
 
-def test_a_longer_limit_is_never_later_of_any_guest(real_guests):
-    # Each step between the rungs, and something between the steps.
-    limits = [low + (high - low) * k / 20 for low, high in pairwise(RUNGS_MS) for k in range(20)]
-    limits = [limit for limit in limits if 40 <= limit <= 4000]
-    later = not_converging = 0
+@pytest.mark.parametrize("of", ["bandwidth", "limit"])
+def test_more_is_never_later_of_any_guest(real_guests, of):
+    loop_is_later = not_converging = 0
     for vector, bandwidth in real_guests:
-        ensemble = build_ensemble(vector, 12, seed=0)
-        table = migrate_table(ensemble, Precopy(link=2e9), [bandwidth], [*limits, None])[:, 0]
-        assert (np.diff(np.nan_to_num(ends(table), posinf=1e12), axis=1) <= 0).all()
-        converged = table["converged"] > 0
-        assert (table["downtime_ms"][converged] > 0).all()
-        alone = ends(migrate(ensemble, Precopy(link=2e9), [(bandwidth, x) for x in limits]))
-        later += int((alone[:, 1:] > alone[:, :-1]).sum())
-        not_converging += int((~converged).sum())
+        ensemble, how = build_ensemble(vector, 12, seed=0), Precopy(link=2e9)
+        steps = np.exp(np.linspace(-0.5, 0.5, 150))  # between places and on none
+        if of == "bandwidth":
+            rates, limits = list(bandwidth * steps), [300.0]
+        else:
+            rates, limits = [bandwidth], [*(300.0 * steps**3), None]
+        table = migrate_table(ensemble, how, rates, limits).reshape(12, -1)
+        assert later(ends(table)) == 0
+        assert (table["downtime_ms"][table["converged"] > 0] > 0).all()
+        grid = [(rate, limit) for rate in rates for limit in limits]
+        loop_is_later += later(ends(migrate(ensemble, how, grid)))
+        not_converging += int((table["converged"] == 0).sum())
     # That is not so of the loop itself, and there are guests that do not converge.
-    assert later > 100
+    assert loop_is_later > 100
     assert not_converging > 100
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     which=st.integers(0, 10**6),
     factor=st.floats(0.4, 3),
     limit=st.floats(math.log(0.05), math.log(1e7)).map(math.exp),
+    more=st.floats(0, 2).map(lambda power: 10 ** (power**3 / 8)),
     longer=st.floats(0, 2).map(lambda power: 10 ** (power**3 / 8)),
 )
-@example(which=0, factor=1.0, limit=2.5e6, longer=1.0)
-def test_a_longer_limit_is_never_worse_in_another_call(real_guests, which, factor, limit, longer):
+@example(which=0, factor=1.0, limit=2.5e6, more=1.0, longer=1.0)
+@example(which=22, factor=1.1, limit=125.0, more=1.03, longer=1.0)
+def test_more_is_never_worse_in_another_call(real_guests, which, factor, limit, more, longer):
     vector, bandwidth = real_guests[which % len(real_guests)]
-    short, long = (
-        predict(vector, bandwidth * factor, each, link=2e9, members=30).cells[0]
-        for each in (limit, limit * longer)
+    less, greater = (
+        predict(vector, bandwidth * factor * rate, limit * time, link=2e9, members=30).cells[0]
+        for rate, time in ((1, 1), (more, longer))
     )
-    assert_no_worse(long, short)
+    assert_no_worse(greater, less)
 
 
 @pytest.mark.parametrize("limit", [0.05, 7.3, 110, 125, 333, 2e6, 9e8, None])
-def test_a_cell_does_not_depend_on_the_other_limits_of_its_table(limit):
-    ensemble, rate = guest(uniform(0.3, 1), members=4), 250e6
-    alone = migrate_table(ensemble, Precopy(link=2e9), [rate], [limit])[:, 0, 0]
-    among = migrate_table(ensemble, Precopy(link=2e9), [rate], [1.7, limit, 20, 301, 4000, None])
-    assert (among[:, 0, 1] == alone).all()
+@pytest.mark.parametrize("rate", [0.5, 101e6, 250e6, 9e14])
+def test_a_cell_does_not_depend_on_the_others_of_its_table(rate, limit):
+    ensemble, how = guest(uniform(0.3, 1), members=4), Precopy(link=2e9)
+    alone = migrate_table(ensemble, how, [rate], [limit])[:, 0, 0]
+    others = [1.7, limit, 20, 301, 4000, None]
+    among = migrate_table(ensemble, how, [3e8, 99e6, rate, 252e6], others)
+    assert (among[:, 2, 1] == alone).all()
 
 
-def test_a_cell_takes_as_long_as_the_latest_that_asks_less():
-    ensemble = guest(uniform(0.3, 1), members=4)
-    bandwidths, limits = list(np.linspace(100e6, 900e6, 23)), [20.0, 50.0, 125.0, 300.0, 1000.0]
-    table = ends(migrate_table(ensemble, Precopy(link=2e9), bandwidths[::-1], limits))[:, ::-1]
-    every = [limit for limit in RUNGS_MS if limit >= 20] + [None]
-    grid = list(product(bandwidths, every))
-    alone = np.stack(
-        [ends(migrate(ensemble, Precopy(link=2e9), [cell])[:, 0]) for cell in grid], axis=1
-    ).reshape(4, len(bandwidths), len(every))
-    for b, (i, limit) in product(range(len(bandwidths)), enumerate(limits)):
-        below = alone[:, b:, every.index(limit) :].reshape(4, -1)
-        np.testing.assert_array_equal(table[:, b, i], below.max(axis=1))
+def test_a_table_of_many_members_is_made_of_parts(monkeypatch):
+    ensemble = build_ensemble(VECTOR, 20, seed=0)
+    whole = migrate_table(ensemble, Precopy(), [3e8, 9e8], [300.0, 1000.0])
+    monkeypatch.setattr(monotone, "_RECORDS_AT_ONCE", 900)
+    assert (migrate_table(ensemble, Precopy(), [3e8, 9e8], [300.0, 1000.0]) == whole).all()
 
 
-def test_limits_of_two_digits_are_run_as_they_are():
-    two_digits = [
-        float(f"{digits}e{decade}") for decade in range(-2, 5) for digits in range(10, 100)
-    ]
-    assert [run_as(limit) for limit in two_digits] == pytest.approx(two_digits, rel=1e-12)
-    assert [run_as(limit) for limit in RUNGS_MS] == list(RUNGS_MS)
-    assert run_as(None) is None
+def halved(axis, value, at):
+    """Another way to the same: what is reached at a value of an axis, of the times `at` places."""
+    wanted = min(max(math.log2(value / axis.least), 0), axis.octaves)
+    octave = min(int(wanted), axis.octaves - 1)
+    high = max(at(2**k * axis.least) for k in range(octave + 1, axis.octaves + 1))
+    low, left, right = max(high, at(2**octave * axis.least)), octave, octave + 1
+    while (right - left) * axis.steps > 1:
+        middle = (left + right) / 2
+        found = sorted((low, at(2**middle * axis.least), high))[1]
+        if wanted >= middle:
+            left, low = middle, found
+        else:
+            right, high = middle, found
+    share = (wanted - left) * axis.steps
+    if math.isinf(low):
+        return high if share > 0.5 or share == 1 else low
+    return low + share * (high - low)
 
 
-@given(st.floats(math.log(0.1), math.log(MOST_DOWNTIME_MS)).map(math.exp))
-def test_others_are_run_as_at_most_4_percent_less(limit):
-    assert 0.96 * limit <= run_as(limit) <= limit
+@pytest.mark.parametrize("rate", [40e6, 87.3e6, 2**27, 411e6])
+@pytest.mark.parametrize("limit", [0.2, 110, 250, 777])
+def test_a_cell_is_what_halving_finds(rate, limit):
+    ensemble, how = guest(uniform(0.2, 1), uniform(0.3, 40)), Precopy(link=2e9)
+
+    def with_both(bandwidth, each):
+        return ends(migrate(ensemble, how, [(bandwidth, each)]))[0, 0]
+
+    def with_rate(bandwidth):
+        return halved(DOWNTIME_AXIS, limit, lambda each: with_both(bandwidth, each))
+
+    expected = halved(BANDWIDTH_AXIS, rate, with_rate)
+    found = ends(migrate_table(ensemble, how, [rate], [limit]))[0, 0, 0]
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize(("limit", "run"), [(0.01, 0.1), (333, 330), (109.9, 107.5), (5e6, 2e6)])
-def test_a_limit_is_run_as_it_is_said_to_be(limit, run):
-    assert run_as(limit) == run
-    # What is written all the time just fits the limit that is run, with 1 % to spare.
-    bandwidth = 2e9 if limit < 1000 else 10 * 32 * 4104  # a send buffer in each window
-    hot = 0.99 * bandwidth * run / 1000 / 4096 / GIB_PAGES
-    ensemble = guest(uniform(hot, 1e-7), nonzero=(hot + 1) * GIB_PAGES)
-    found, as_run = (
-        migrate_table(ensemble, Precopy(link=4e9), [bandwidth], [each]) for each in (limit, run)
-    )
-    assert found == as_run
-    assert as_run["converged"].all()
-    less = migrate(ensemble, Precopy(link=4e9), [(bandwidth, 0.98 * run)])
-    assert not less["converged"].any()
+def test_a_table_is_near_what_the_loop_itself_does():
+    ensemble, how = guest(uniform(0.3, 1), uniform(0.3, 40), members=4), Precopy(link=2e9)
+    rates = list(np.geomspace(330e6, 3e9, 60))
+    table = ends(migrate_table(ensemble, how, rates, [300.0]))[:, :, 0]
+    loop = ends(migrate(ensemble, how, [(rate, 300.0) for rate in rates]))
+    assert np.median(np.abs(table / loop - 1)) < 0.01
+    assert np.abs(table - loop).max() < 250  # ms: two windows and a sync
 
 
-def test_the_rungs_rise_to_what_qemu_takes():
-    assert list(RUNGS_MS) == sorted(set(RUNGS_MS))
-    assert RUNGS_MS[-1] == MOST_DOWNTIME_MS
+@given(st.floats(math.log(1e-3), math.log(1e17)).map(math.exp))
+@example(1.0)
+@example(2.0**27)
+@example(MAX_RATE)
+def test_the_places_next_to_a_value_enclose_it(value):
+    for axis in (BANDWIDTH_AXIS, DOWNTIME_AXIS):
+        way = axis.way(value)
+        low, high = axis.value(way.low), axis.value(way.high)
+        inside = min(max(value, axis.value(0)), axis.value(axis.octaves * axis.steps))
+        assert low <= inside * (1 + 1e-12)
+        assert inside <= high * (1 + 1e-12)
+        assert way.high - way.low <= 1
+        assert low * 2 ** ((1 - way.nearness) / axis.steps) == pytest.approx(inside)
+        places = [step.place for step in way.steps]
+        for i, step in enumerate(way.steps):
+            assert {step.higher, step.lower} - {None} <= set(places[:i])
+            assert step.higher is None or step.higher > step.place
+
+
+def test_the_octaves_of_125_ms_are_places_and_unlimited_is_the_last():
+    for limit in (62.5, 125.0, 250.0, 1000.0):
+        assert DOWNTIME_AXIS.value(DOWNTIME_AXIS.way(limit).low) == limit
+    assert DOWNTIME_AXIS.value(DOWNTIME_AXIS.way(math.inf).low) >= UNLIMITED_MS
+    assert BANDWIDTH_AXIS.value(BANDWIDTH_AXIS.octaves * BANDWIDTH_AXIS.steps) >= MAX_RATE
+
+
+def test_values_are_those_of_the_places_from_a_whole_octave_on():
+    assert DOWNTIME_AXIS.values(10, 2e6)[0] == 125 / 16
+    found = BANDWIDTH_AXIS.values(1000.0, 5000.0)
+    assert found[::256] == [512, 1024, 2048, 4096]
+    assert 4980 < found[-1] <= 5000
 
 
 def test_a_sequential_writer_that_fails_with_more_fails_with_less():
     """The scan meets such a writer or misses it: then more bandwidth does harm at times."""
-    ensemble, limits = guest(in_order(0.6, 8.5), members=20), [1000.0]
+    ensemble = guest(in_order(0.6, 8.5), members=20)
     bandwidths = [float(rate) for rate in range(68_000_000, 100_000_000, 800_000)]
-    grid = [(rate, limits[0]) for rate in bandwidths]
-    alone = ends(migrate(ensemble, Precopy(), grid))
-    assert (alone[:, 1:] > alone[:, :-1]).any()
-    table = ends(migrate_table(ensemble, Precopy(), bandwidths, limits))[:, :, 0]
-    assert (table[:, 1:] <= table[:, :-1]).all()
+    assert later(ends(migrate(ensemble, Precopy(), [(rate, 1000.0) for rate in bandwidths]))) > 0
+    table = ends(migrate_table(ensemble, Precopy(), bandwidths, [1000.0]))[:, :, 0]
+    assert later(np.nan_to_num(table, posinf=1e12)) == 0
     assert 0 < np.isfinite(table).mean() < 1
