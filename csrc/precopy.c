@@ -288,9 +288,10 @@ static void send_pages(struct state *s, double pages)
 }
 
 /*
- * The threshold below which a migration is stuck: progress is the least that remained after a sync, of one stretch of
- * time and of the next, each half as long again as the one before. On its way down it makes steady progress,
- * so gains more in each stretch; in a plateau the gains fade, as a geometric row at most.
+ * The threshold below which a migration is stuck. Progress is the least that remained after a sync,
+ * of one stretch of time and of the next, each half as long again as the one before. On its way down
+ * it makes steady progress, so gains more in each stretch; in a plateau the gains fade, as a geometric
+ * row at most.
  */
 static double unstuck_from(const double least[3])
 {
@@ -303,12 +304,15 @@ static double unstuck_from(const double least[3])
     return least[2] - 2 * gain / (1 - gain / gain_before);
 }
 
-/* Whether `bytes` are below the threshold, and so with each shorter limit above *same_above_ms. */
-static int below(double bytes, double rate, double limit_ms, double *same_above_ms)
+/* Whether what remains is below the threshold, as with each shorter limit above same_above_ms. */
+static int is_little(double remaining, const struct ps_precopy *how, double rate, double limit_ms,
+                     struct ps_precopy_outcome *out)
 {
-    if (!(bytes < rate * limit_ms))
+    if (remaining <= NO_PAGES)
+        return 1;
+    if (!(remaining * how->page_size < rate * limit_ms))
         return 0;
-    *same_above_ms = fmax(*same_above_ms, bytes / rate);
+    out->same_above_ms = fmax(out->same_above_ms, remaining * how->page_size / rate);
     return 1;
 }
 
@@ -330,7 +334,7 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
     double least[3] = { INFINITY, INFINITY, INFINITY }, next_check = 0;
 
     while (s->now < how->deadline_ms) {
-        if (remaining <= NO_PAGES || below(remaining * how->page_size, rate, limit, &out->same_above_ms)) {
+        if (is_little(remaining, how, rate, limit, out)) {
             if (rate > 0) {
                 passes += sync_bitmap(s) > NO_PAGES;
                 remaining = remaining_pages(s);
@@ -339,7 +343,7 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
                     rounds[syncs - 1] = (struct ps_precopy_round){ s->now, remaining,
                                                                    out->sent_bytes, rate * limit };
             }
-            if (remaining <= NO_PAGES || below(remaining * how->page_size, rate, limit, &out->same_above_ms)) {
+            if (is_little(remaining, how, rate, limit, out)) {
                 out->converged = 1;
                 break;
             }
@@ -400,7 +404,8 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
 
 static int invalid(const struct ps_precopy *how, size_t n_modes, size_t n_knots)
 {
-    return n_modes > PS_PRECOPY_MODES || !(how->flush_bytes > 0) || !(how->page_bytes > 0) || !(how->zero_page_bytes > 0) || !(how->deadline_ms <= 1e9) ||
+    return n_modes > PS_PRECOPY_MODES || !(how->flush_bytes > 0) || !(how->page_bytes > 0) ||
+           !(how->zero_page_bytes > 0) || !(how->deadline_ms <= 1e9) ||
            (n_knots > 0 && n_modes != 1);
 }
 
@@ -437,7 +442,8 @@ int ps_precopy_grid(const struct ps_precopy *how, const struct ps_precopy_guest 
                            .knots_share = knots_share + g * n_knots };
         struct ps_precopy_outcome *outcomes = outcomes_ret + g * n_cells;
         for (size_t c = 0; c < n_cells; c++) {
-            const struct ps_precopy_outcome *longer = grid[c].longer < 0 ? NULL : &outcomes[grid[c].longer];
+            const struct ps_precopy_outcome *longer =
+                grid[c].longer < 0 ? NULL : &outcomes[grid[c].longer];
             if (longer && (!longer->converged || grid[c].downtime_limit_ms > longer->same_above_ms))
                 outcomes[c] = *longer;
             else

@@ -439,7 +439,7 @@ struct ps_precopy_round { /* just after a bitmap sync */
 /*
  * Migrate each guest with each cell. modes holds n_modes of each guest, knots_share n_knots of
  * each guest, at the times knots_ms; outcomes_ret holds n_cells of each guest. A cell is not run
- * but has the outcome of its `longer` where that does not converge, or would not notice a shorter limit.
+ * but has the outcome of its `longer` where that does not converge or would be the same.
  *
  * Returns 0, or -EINVAL: more than PS_PRECOPY_MODES modes, knots without their one mode, a
  * size of a page that is not positive, a deadline over 1e9 ms, a `longer` that is none.

@@ -21,7 +21,7 @@ from pysampler.prediction.monotone import BANDWIDTH_AXIS, DOWNTIME_AXIS, migrate
 from pysampler.prediction.postcopy import postcopy
 from pysampler.prediction.precopy import LIMITS, MOST_DOWNTIME_MS, MULTIFD_CHANNELS, Precopy
 from pysampler.prediction.prediction import MEMBERS, check_measurement, checked_draw
-from pysampler.units import MIB, format_duration, format_rate, format_size
+from pysampler.units import MAX_RATE, MIB, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,31 +85,17 @@ class _Model:
         self,
         *,
         ensemble: Ensemble | None = None,
-        bandwidth: float | None = None,
+        bandwidths: Sequence[float] | None = None,
+        limits: Sequence[float] | None = None,
         precopy: Precopy | None = None,
-    ) -> float:
-        how = precopy or self.precopy
-        return self._p(
-            ensemble or self.ensemble, how, [bandwidth or self.bandwidth], [self.limit_ms]
-        )[0]
-
-    def p_of_bandwidths(self, bandwidths: Sequence[float]) -> list[float]:
-        return self._p(self.ensemble, self.precopy, bandwidths, [self.limit_ms])
-
-    def p_of_limits(self, limits: Sequence[float]) -> list[float]:
-        return self._p(self.ensemble, self.precopy, [self.bandwidth], limits)
-
-    def p_of_throttles(self, percents: Sequence[float]) -> list[float]:
-        return [self.p(ensemble=throttled(self.ensemble, percent)) for percent in percents]
-
-    @staticmethod
-    def _p(
-        ensemble: Ensemble,
-        precopy: Precopy,
-        bandwidths: Sequence[float],
-        limits: Sequence[float | None],
     ) -> list[float]:
-        outcomes = migrate_table(ensemble, precopy, bandwidths, limits)
+        """Return the probabilities with each bandwidth and each limit."""
+        outcomes = migrate_table(
+            ensemble or self.ensemble,
+            precopy or self.precopy,
+            bandwidths or [self.bandwidth],
+            limits or [self.limit_ms],
+        )
         return [float(p) for p in (outcomes["converged"] > 0).mean(axis=0).ravel()]
 
 
@@ -163,7 +149,7 @@ def advise(
 
 
 def _as_it_is(model: _Model) -> Advice:
-    p = model.p()
+    (p,) = model.p()
     say = "converges" if p >= SAFE else "does not converge" if p <= 1 - SAFE else "may converge"
     limit = model.limit_ms
     if limit is None:
@@ -228,10 +214,10 @@ def _both(least: Callable[[float], float | None]) -> tuple[float | None, float |
 
 
 def _least_bandwidth(model: _Model) -> Advice:
-    p_of = _remembering(model.p_of_bandwidths)
+    p_of = _remembering(lambda bandwidths: model.p(bandwidths=bandwidths))
     # From what takes the deadline for the bulk alone.
     start = model.ensemble.page_size * float(model.ensemble.guests["nonzero_pages"].mean())
-    low = max(1000.0, start / model.precopy.deadline_ms * 1000 / 2)
+    low = min(max(1000.0, start / model.precopy.deadline_ms * 1000 / 2), MAX_RATE)
     candidates = BANDWIDTH_AXIS.values(low, max(low * 2, 1e13))
     value, safe = _both(lambda p: _least(p_of, candidates, (256, 16, 1), p))
     if value is None:
@@ -254,7 +240,7 @@ def _rounded(value: float) -> float:
 
 
 def _least_downtime(model: _Model) -> Advice:
-    p_of = _remembering(model.p_of_limits)
+    p_of = _remembering(lambda limits: model.p(limits=limits))
     candidates = DOWNTIME_AXIS.values(_LEAST_DOWNTIME_MS, MOST_DOWNTIME_MS)
 
     def least(p: float) -> float | None:
@@ -284,7 +270,11 @@ def throttled(ensemble: Ensemble, percent: float) -> Ensemble:
 
 
 def _throttle(model: _Model) -> Advice:
-    p_of = _remembering(model.p_of_throttles)
+    p_of = _remembering(
+        lambda percents: [
+            model.p(ensemble=throttled(model.ensemble, percent))[0] for percent in percents
+        ]
+    )
     percents = [float(percent) for percent in range(100)]
     value, safe = _both(lambda p: _least(p_of, percents, (32, 16, 8, 4, 2, 1), p))
     if value is None:
@@ -355,7 +345,7 @@ def _compressed(model: _Model, codec: str, ratio: float, speed: float) -> Advice
     # The same as pages of full size on a link that is faster by the ratio.
     slowest, fastest = LIMITS["link"]
     link = min(max((model.precopy.link or on_wire) / ratio, slowest), fastest)
-    p = model.p(bandwidth=on_wire / ratio, precopy=replace(model.precopy, link=link))
+    (p,) = model.p(bandwidths=[on_wire / ratio], precopy=replace(model.precopy, link=link))
     verdict = "converges" if p >= SAFE else "does not converge" if p <= 1 - SAFE else "may converge"
     held = (
         "the link sets" if model.bandwidth <= compressors else f"{MULTIFD_CHANNELS} compressors set"
