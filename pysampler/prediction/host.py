@@ -39,34 +39,28 @@ def set_up(migrations: Sequence[Migration], precopy: Precopy) -> Iterator[Precop
         for one in migrations
     ]
     if precopy.link is None:
-        links = np.array([[one.link or math.nan] for one in migrations])
-        known = [
-            replace(how, link=float(np.median(others)) if len(others) else None)
-            for how, others in zip(known, _others(links), strict=True)
-        ]
-    if precopy.zero_page_us is None:
-        errors = np.array([_errors(one, how) for one, how in zip(migrations, known, strict=True)])
-        for how, others in zip(known, _others(errors), strict=True):
-            best = others.mean(axis=0).argmin() if len(others) else 0
-            yield replace(how, zero_page_us=float(_ZERO_PAGE_US[best]))
-    else:
+        links = [one.link or math.nan for one in migrations]
+        known = [replace(how, link=_median(np.delete(links, i))) for i, how in enumerate(known)]
+    if precopy.zero_page_us is not None:
         yield from known
+        return
+    errors = np.array([_errors(one, how) for one, how in zip(migrations, known, strict=True)])
+    for how, of_others in zip(known, errors.sum(axis=0) - errors, strict=True):
+        yield replace(how, zero_page_us=float(_ZERO_PAGE_US[of_others.argmin()]))
 
 
-def _others(of_each: FloatArray) -> Iterator[FloatArray]:
-    """Yield for each row all others that are known: one that is not is NaN."""
-    for i in range(len(of_each)):
-        others = np.delete(of_each, i, axis=0)
-        yield others[~np.isnan(others).any(axis=1)]
+def _median(links: FloatArray) -> float | None:
+    known = links[~np.isnan(links)]
+    return float(np.median(known)) if len(known) else None
 
 
 def _errors(migration: Migration, precopy: Precopy) -> FloatArray:
-    """Return relative errors of the total time with each time for a zero page.
+    """Return relative errors of the total time with each time for a zero page, 1 at most.
 
-    NaN where the migration does not tell: it did not end, or its guest is not known.
+    None of it where the migration does not tell: it did not end, or its guest is not known.
     """
     if migration.guest is None or not migration.converged:
-        return np.full(len(_ZERO_PAGE_US), math.nan)
+        return np.zeros(len(_ZERO_PAGE_US))
     vector = next(iter(migration.vectors.values()))
     ensemble = assemble(
         migration.guest, [migration.guest] * _MEMBERS, vector, np.random.default_rng(0)
@@ -76,4 +70,4 @@ def _errors(migration: Migration, precopy: Precopy) -> FloatArray:
         [migrate(ensemble, replace(precopy, zero_page_us=us), cell) for us in _ZERO_PAGE_US], axis=1
     )
     totals = np.median(np.where(outcomes["converged"] > 0, outcomes["total_ms"], np.inf), axis=0)
-    return np.abs(totals / migration.total_ms - 1)
+    return np.minimum(1.0, np.abs(totals / migration.total_ms - 1))

@@ -46,6 +46,13 @@ def test_a_zero_page_takes_what_the_others_took(us):
     assert told.zero_page_us == pytest.approx(us, rel=0.15)
 
 
+def test_one_that_is_predicted_not_to_end_does_not_decide():
+    others = [migrated(0.45, GIB_PAGES * share, 3e8 / share) for share in (0.2, 0.5, 0.9)]
+    odd = replace(others[0], bandwidth=1e6, limit_ms=1e4)  # which it is said to have made
+    told = list(set_up([*others, odd, others[1]], Precopy()))[-1]
+    assert told.zero_page_us == pytest.approx(0.45, rel=0.15)
+
+
 def test_the_link_is_the_median_of_the_others():
     files = [migrated(0.0, GIB_PAGES, 3e8, link=link) for link in (1e9, 2e9, 7e9)]
     files.append(replace(files[0], link=None))  # its last pass was too short to tell
