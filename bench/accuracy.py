@@ -98,7 +98,7 @@ def score(migrations: list[Migration], name: str, guest_of: GuestOf) -> Score:
         ensemble = assemble(curve, [curve] * MEMBERS, vector, np.random.default_rng(0))
         cell = [one.bandwidth], [one.downtime_limit_ms]
         outcomes = migrate_table(ensemble, how, *cell)
-        cases.append(Case(one, summarise(outcomes, *cell, seed=0)[0]))
+        cases.append(Case(one, how, summarise(outcomes, *cell, seed=0)[0]))
     return Score("qemu", name, tuple(cases))
 
 

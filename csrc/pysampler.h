@@ -426,7 +426,9 @@ struct ps_precopy_outcome {
     double sent_bytes;
     int32_t converged;
     int32_t iterations; /* the bulk stage, and each bitmap sync that found pages to send again */
-    double same_above_ms; /* shorter downtime-limits above this one change nothing */
+    /* Shorter downtime-limits above this one decide nothing otherwise; but quiet windows are taken
+     * together by others then, and round the rest. */
+    double same_above_ms;
 };
 
 struct ps_precopy_round { /* just after a bitmap sync */

@@ -20,6 +20,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("PYTHONUNBUFFERED", None)
 
 
+def pytest_configure():
+    # A run under nohup ignores it, and so would what the tests start and end.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def memfd():
     """Make memfds: length -> (fd, writable mmap), closed at the end."""

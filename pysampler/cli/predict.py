@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING
 
 from pysampler.cli.picture import picture_file
@@ -20,7 +21,13 @@ from pysampler.prediction.plot import draw_prediction
 from pysampler.prediction.precopy import LIMITS, Precopy
 from pysampler.prediction.prediction import Model, as_limit_ms, as_rate, predict
 from pysampler.printable import printable
-from pysampler.units import format_duration, format_size, parse_duration_ms, parse_exact_ms
+from pysampler.units import (
+    format_duration,
+    format_rate,
+    format_size,
+    parse_duration_ms,
+    parse_exact_ms,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from pysampler.measurement import Measurement
+    from pysampler.prediction.evaluate import Score
     from pysampler.prediction.prediction import Prediction
 
 _ZERO_PAGE_US = 0.3  # of memory that QEMU has allocated before (docs/prediction.md)
@@ -61,7 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluate",
         metavar="MIGRATIONS",
         help="instead: score both models on real migrations, one JSON object a line, in a file or"
-        " on stdin (-); each has its own deadline, limit-s",
+        " on stdin (-); each has its own deadline, limit-s, and the --link and --zero-page-cost"
+        " that the others tell",
     )
 
 
@@ -89,8 +98,7 @@ def add_migration_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--zero-page-cost",
         metavar="US",
-        help="us that it costs the host to read a zero page (0; 0.1 to 0.5 were seen, see the"
-        " documentation); with --evaluate what the other migrations tell",
+        help="us that it costs the host to read a zero page (0; 0.1 to 5 were seen)",
     )
     parser.add_argument(
         "--unfinished", action="store_true", help="take a vector whose status is not measured"
@@ -161,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
             raise with_name(name, error) from error
         _print(args, prediction)
         if model == "qemu" and precopy.zero_page_us is None:
-            _say_zero_pages(args.verb, measurement, prediction)
+            _say_zero_pages(args.verb, measurement, prediction, precopy)
         if save and figure:
             save(figure)
     return 0
@@ -181,17 +189,24 @@ def _print(args: argparse.Namespace, prediction: Prediction) -> None:
         print_table(table.prediction_table(prediction))
 
 
-def _say_zero_pages(verb: str, measurement: Measurement, prediction: Prediction) -> None:
-    """Say what is left out where it tells: the host's time to read zero pages."""
+def _say_zero_pages(
+    verb: str, measurement: Measurement, prediction: Prediction, precopy: Precopy
+) -> None:
+    """Say what is left out where it matters: the host's time to read zero pages."""
     share = measurement.n_zero_pages / measurement.n_sampled_pages
     pages = share * measurement.n_total_pages
-    added_ms = pages * _ZERO_PAGE_US / 1000
-    totals = [cell.total_ms for cell in prediction.cells if cell.total_ms is not None]
-    if totals and added_ms > 0.05 * min(totals):
+    on_wire = precopy.parameters(measurement.page_size)["zero_page_bytes"]
+    added_ms = 0.0
+    for cell in prediction.cells:
+        # What is read while a page before it is sent costs nothing.
+        ms = pages * (_ZERO_PAGE_US / 1000 - 1000 * on_wire / cell.bandwidth)
+        if cell.total_ms is not None and ms > 0.05 * cell.total_ms:
+            added_ms = max(added_ms, ms)
+    if added_ms:
         say(
             verb,
             f"the time to read {format_size(pages * measurement.page_size)} of zero pages is not"
-            f" in these totals; --zero-page-cost {_ZERO_PAGE_US} would add about"
+            f" in these totals; --zero-page-cost {_ZERO_PAGE_US} would add up to"
             f" {format_duration(added_ms / 1000)}",
         )
 
@@ -208,6 +223,7 @@ def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
             scores = evaluate(migrations, precopy=precopy, unfinished=args.unfinished)
         except PysamplerError as error:
             raise with_name(args.evaluate, error) from error
+    say(args.verb, _host_of(scores))
     if args.json:
         put(json.dumps([score.to_dict() for score in scores], indent=1))
         return 0
@@ -216,6 +232,15 @@ def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
         for line in table.bad_cases(score):
             put(printable(f"bad, {score.model} with {score.vector}: {line}"))
     return 0
+
+
+def _host_of(scores: list[Score]) -> str:
+    """Return one line: what was taken of the host, the median over its migrations."""
+    hows = [case.precopy for score in scores if score.model == "qemu" for case in score.cases]
+    links = [how.link for how in hows if how.link is not None]
+    link = format_rate(float(f"{median(links):.3g}")) if links else "that of the bandwidth"
+    us = median(how.zero_page_us or 0.0 for how in hows)
+    return f"of the host: link {link}, zero page {us:.2g} us"
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

@@ -33,9 +33,10 @@ _BAD_ERROR = 0.25  # as the author of the published predictor counts them
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A migration and its prediction."""
+    """A migration, how it was taken to be set up, and its prediction."""
 
     migration: Migration
+    precopy: Precopy
     cell: Cell
 
     @property
@@ -162,7 +163,7 @@ def _published_cases(migrations: list[Migration], name: str) -> Iterable[Case]:
                 one.vectors[name], one.bandwidth, one.downtime_limit_ms,
                 model="published", precopy=how, unfinished=True,
             )  # fmt: skip
-        yield Case(one, found.cells[0])
+        yield Case(one, how, found.cells[0])
 
 
 def _qemu_cases(
@@ -178,4 +179,4 @@ def _qemu_cases(
                 ensembles[key] = build_ensemble(one.vectors[name], members, seed=0)
         cell = [one.bandwidth], [one.downtime_limit_ms]
         outcomes = migrate_table(ensembles[key], how, *cell)
-        yield Case(one, summarise(outcomes, *cell, seed=0)[0])
+        yield Case(one, how, summarise(outcomes, *cell, seed=0)[0])

@@ -103,7 +103,7 @@ def _migration(record: object, line: int) -> Migration:
         limit_ms=1000 * _number(config, "limit-s", least=least_ms / 1000, most=most_ms / 1000),
         converged=converged,
         # One that was cancelled has no time of its own.
-        total_ms=_number(reply, "total-time") if converged else math.inf,
+        total_ms=_number(reply, "total-time", least=1) if converged else math.inf,
         link=_link(reply),
         multifd=_has_channels(config),
         vectors=vectors,

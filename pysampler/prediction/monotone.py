@@ -121,7 +121,7 @@ def migrate_table(
         core.PRECOPY_OUTCOME, shape [members, bandwidths, limits]. More bandwidth or a longer limit
         never has a longer total time, which is infinite where a migration does not converge. This
         holds for each member, in this table and from one to another. The rest of an outcome is
-        that of a place nearby.
+        that of the place below, or of the next that converges.
     """
     ways = [BANDWIDTH_AXIS.way(bandwidth) for bandwidth in bandwidths]
     limit_ways = [DOWNTIME_AXIS.way(math.inf if limit is None else limit) for limit in limits]
@@ -172,14 +172,13 @@ def _reach(ways: Sequence[_Way], found: Mapping[int, NDArray[Any]]) -> list[NDAr
     reached: dict[int, NDArray[Any]] = {}
     for step in _all_steps(ways):
         own = reached[step.place] = found[step.place].copy()
-        if step.higher is not None:
-            higher = reached[step.higher]
-            earlier = own["total_ms"] < higher["total_ms"]
-            own[earlier] = higher[earlier]
         if step.lower is not None:
             lower = reached[step.lower]
-            later = own["total_ms"] > lower["total_ms"]
-            own[later] = lower[later]
+            failed = np.isinf(own["total_ms"])
+            own[failed] = lower[failed]
+            own["total_ms"] = np.minimum(own["total_ms"], lower["total_ms"])
+        if step.higher is not None:
+            own["total_ms"] = np.maximum(own["total_ms"], reached[step.higher]["total_ms"])
     return [_between(reached[way.low], reached[way.high], way.nearness) for way in ways]
 
 
@@ -191,4 +190,5 @@ def _between(low: NDArray[Any], high: NDArray[Any], nearness: float) -> NDArray[
     # Not later than `low` because of the last bit.
     total = np.minimum(latest, earliest + nearness * (latest - earliest))
     outcomes["total_ms"][~fails] = total
+    outcomes["downtime_ms"] = np.minimum(outcomes["downtime_ms"], outcomes["total_ms"])
     return outcomes

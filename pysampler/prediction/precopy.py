@@ -148,7 +148,8 @@ def migrate(
         precopy: how they are migrated.
         grid: (bandwidth in bytes/s, downtime-limit in ms or None) of each cell.
         longer: for each cell the index of an earlier one with a longer limit and the same
-            bandwidth, or -1; it does not converge where that does not.
+            bandwidth, or -1; its outcome is the same where that does not converge or does not
+            notice the shorter limit.
 
     Returns:
         core.PRECOPY_OUTCOME, shape [members, cells].

@@ -366,7 +366,8 @@ def test_zero_pages_take_the_time_that_is_said(capsys):
         (("--bandwidth", "10Gbps"), True),
         (("--bandwidth", "10Gbps", "--zero-page-cost", "0"), False),
         (("--bandwidth", "10Gbps", "--model", "published"), False),
-        (("--bandwidth", "200Mbps"), False),  # 10 minutes, and 1.6 s more
+        (("--bandwidth", "10Gbps", "--zero-page-detection", "none"), False),
+        (("--bandwidth", "200Mbps"), False),  # 10 minutes; sending 9 bytes takes longer
         (("--bandwidth", "1kbps"), False),  # does not converge
     ],
 )
@@ -375,9 +376,19 @@ def test_it_is_said_where_reading_zero_pages_would_tell(capsys, words, told):
     assert code == 0
     line = (
         "pysampler predict: the time to read 19.6 GiB of zero pages is not in these totals;"
-        " --zero-page-cost 0.3 would add about 1.55 s\n"
+        " --zero-page-cost 0.3 would add up to 1.51 s\n"
     )
     assert (line in err) == told
+
+
+def test_a_total_time_of_next_to_nothing_is_refused(capsys, tmp_path):
+    record = json.loads((GOLDEN / "migrations-qemu10.jsonl").read_text().splitlines()[0])
+    record["result"]["query-migrate"]["total-time"] = 1e-320
+    path = tmp_path / "migrations"
+    path.write_text(json.dumps(record))
+    code, _, err = run(capsys, "predict", "--evaluate", path)
+    assert code == 1
+    assert "line 1: total-time: 1e-320 is not between 1 and" in err
 
 
 def test_what_evaluating_finds_wrong_has_its_line(capsys, tmp_path):
@@ -404,6 +415,26 @@ def test_an_absurd_last_pass_tells_nothing_of_the_link(capsys, tmp_path, key):
     path = tmp_path / "migrations"
     path.write_text(json.dumps(record))
     assert run(capsys, "predict", "--evaluate", path)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "words", "told"),
+    [
+        (slice(None), (), "link 19.6 Gbps, zero page 0.4 us"),
+        (
+            slice(None),
+            ("--link", "10Gbps", "--zero-page-cost", "1"),
+            "link 10 Gbps, zero page 1 us",
+        ),
+        (slice(1), (), "link that of the bandwidth, zero page 0 us"),  # there are no others
+    ],
+)
+def test_evaluating_says_what_it_took_of_the_host(capsys, tmp_path, lines, words, told):
+    path = tmp_path / "migrations"
+    records = (GOLDEN / "migrations-qemu10.jsonl").read_text().splitlines()[lines]
+    path.write_text("\n".join(records))
+    code, _, err = run(capsys, "predict", "--evaluate", path, "--json", *words)
+    assert (code, err) == (0, f"pysampler predict: of the host: {told}\n")
 
 
 def test_multifd_of_the_option_is_that_of_every_record(capsys):

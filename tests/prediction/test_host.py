@@ -92,3 +92,5 @@ def test_each_has_its_own_deadline_and_channels():
     records[0]["config"]["limit-s"] = 7
     found = list(set_up(read_migrations([json.dumps(r).encode() for r in records]), Precopy()))
     assert [(how.deadline_ms, how.multifd) for how in found] == [(7000, False), (60_000, True)]
+    both = set_up(read_migrations([json.dumps(r).encode() for r in records]), Precopy(multifd=True))
+    assert [how.multifd for how in both] == [True, True]

@@ -186,6 +186,33 @@ def test_values_are_those_of_the_places_from_a_whole_octave_on():
     assert 4980 < found[-1] <= 5000
 
 
+@pytest.mark.parametrize("rate", [12.5e6, 165195253.0, 1e9])
+@pytest.mark.parametrize("limit", [5.0, 300.0, 5000.0, None])
+def test_an_idle_guest_is_down_for_a_moment(rate, limit):
+    """What is clipped is the time: the rest is not of a migration with quite another limit."""
+    ensemble = guest(nonzero=3e6, zero=5e6, members=3)
+    found = migrate_table(ensemble, Precopy(), [rate], [limit])[:, 0, 0]
+    loop = migrate(ensemble, Precopy(), [(rate, limit)])[:, 0]
+    assert found["iterations"].tolist() == loop["iterations"].tolist()
+    np.testing.assert_allclose(found["sent_bytes"], loop["sent_bytes"], rtol=1e-4)
+    if limit is None:
+        np.testing.assert_allclose(found["downtime_ms"], loop["downtime_ms"], rtol=0.01)
+    else:
+        assert (found["downtime_ms"] < limit + 20).all()
+
+
+def test_no_guest_is_down_for_longer_than_it_takes(real_guests):
+    for vector, bandwidth in real_guests:
+        ensemble = build_ensemble(vector, 12, seed=0)
+        rates = list(bandwidth * np.geomspace(0.3, 30, 40))
+        table = migrate_table(ensemble, Precopy(), rates, [50.0, 300.0, 3000.0, None])
+        done = table["converged"] > 0
+        assert (table["downtime_ms"] <= table["total_ms"])[done].all()
+        for i, limit in enumerate((50.0, 300.0, 3000.0)):
+            # The threshold is of the bandwidth, which the link has here, too; and stopping.
+            assert (table["downtime_ms"][:, :, i][done[:, :, i]] < 1.6 * limit + 40).all()
+
+
 def test_a_sequential_writer_that_fails_with_more_fails_with_less():
     """The scan meets such a writer or misses it: then more bandwidth does harm at times."""
     ensemble = guest(in_order(0.6, 8.5), members=20)
