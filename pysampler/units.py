@@ -101,8 +101,14 @@ def format_rate(bytes_per_s: float) -> str:
     for unit, size in (*units, ("Mibps", MIB / 8)):
         value = bytes_per_s / size
         if value >= 1 and math.isclose(value, round(value, 1), rel_tol=1e-9):
-            return f"{value:.4g} {unit}"
-    return f"{bytes_per_s / 1.25e5:.4g} Mbps"
+            return f"{_four_digits(value)} {unit}"
+    unit, size = ("Gbps", 1.25e8) if bytes_per_s >= 1.25e9 else ("Mbps", 1.25e5)
+    return f"{_four_digits(bytes_per_s / size)} {unit}"
+
+
+def _four_digits(value: float) -> str:
+    """Return four digits, or as many as a large number has."""
+    return f"{value:.4g}" if value < 9999.5 else f"{value:.0f}"
 
 
 def format_size(n_bytes: float) -> str:

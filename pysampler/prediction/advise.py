@@ -21,7 +21,7 @@ from pysampler.prediction.monotone import BANDWIDTH_AXIS, DOWNTIME_AXIS, migrate
 from pysampler.prediction.postcopy import postcopy
 from pysampler.prediction.precopy import LIMITS, MOST_DOWNTIME_MS, MULTIFD_CHANNELS, Precopy
 from pysampler.prediction.prediction import MEMBERS, check_measurement, checked_draw
-from pysampler.units import MAX_RATE, MIB, format_duration, format_rate, format_size
+from pysampler.units import MIB, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -217,8 +217,8 @@ def _least_bandwidth(model: _Model) -> Advice:
     p_of = _remembering(lambda bandwidths: model.p(bandwidths=bandwidths))
     # From what takes the deadline for the bulk alone.
     start = model.ensemble.page_size * float(model.ensemble.guests["nonzero_pages"].mean())
-    low = min(max(1000.0, start / model.precopy.deadline_ms * 1000 / 2), MAX_RATE)
-    candidates = BANDWIDTH_AXIS.values(low, max(low * 2, 1e13))
+    low = min(max(1000.0, start / model.precopy.deadline_ms * 1000 / 2), BANDWIDTH_AXIS.most)
+    candidates = BANDWIDTH_AXIS.values(low, BANDWIDTH_AXIS.most)
     value, safe = _both(lambda p: _least(p_of, candidates, (256, 16, 1), p))
     if value is None:
         return Advice(

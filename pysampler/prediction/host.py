@@ -62,12 +62,18 @@ def _errors(migration: Migration, precopy: Precopy) -> FloatArray:
     if migration.guest is None or not migration.converged:
         return np.zeros(len(_ZERO_PAGE_US))
     vector = next(iter(migration.vectors.values()))
-    ensemble = assemble(
-        migration.guest, [migration.guest] * _MEMBERS, vector, np.random.default_rng(0)
+    one = assemble(migration.guest, [migration.guest] * _MEMBERS, vector, np.random.default_rng(0))
+    # Each member once for each time, in a call.
+    n_times = len(_ZERO_PAGE_US)
+    ensemble = replace(
+        one,
+        guests=np.repeat(one.guests, n_times),
+        modes=np.repeat(one.modes, n_times, axis=0),
+        knots_share=np.repeat(one.knots_share, n_times, axis=0),
     )
+    ensemble.guests["zero_page_factor"] *= np.tile(_ZERO_PAGE_US, _MEMBERS)
     cell = [(migration.bandwidth, migration.downtime_limit_ms)]
-    outcomes = np.concatenate(
-        [migrate(ensemble, replace(precopy, zero_page_us=us), cell) for us in _ZERO_PAGE_US], axis=1
-    )
-    totals = np.median(np.where(outcomes["converged"] > 0, outcomes["total_ms"], np.inf), axis=0)
+    outcomes = migrate(ensemble, replace(precopy, zero_page_us=1.0), cell)
+    ends = np.where(outcomes["converged"] > 0, outcomes["total_ms"], np.inf)
+    totals = np.median(ends.reshape(_MEMBERS, n_times), axis=0)
     return np.minimum(1.0, np.abs(totals / migration.total_ms - 1))

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pysampler.prediction.precopy import UNLIMITED_MS, Precopy, migrate
-from pysampler.units import MAX_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,15 +71,20 @@ class Axis:
     octaves: int
     steps: int
 
+    @property
+    def most(self) -> float:
+        """The value of the last place."""
+        return self.value(self.octaves * self.steps)
+
     def value(self, place: int) -> float:
         """Return what is there."""
         return float(self.least * 2 ** (place / self.steps))
 
     def values(self, least: float, most: float) -> list[float]:
         """Return all from the octave that `least` is in to `most`."""
-        first = max(0, math.floor(math.log2(least / self.least))) * self.steps
-        last = min(self.octaves, math.log2(most / self.least)) * self.steps
-        return [self.value(place) for place in range(first, math.floor(last) + 1)]
+        first = math.floor(math.log2(least / self.least)) * self.steps
+        last = math.floor(math.log2(most / self.least) * self.steps)
+        return [self.value(place) for place in range(first, last + 1)]
 
     def way(self, value: float) -> _Way:
         """Return the way to a value, or to the end that is nearest."""
@@ -98,7 +102,7 @@ class Axis:
         return _Way(tuple(steps), low, high if low < wanted else low, low + 1 - wanted)
 
 
-BANDWIDTH_AXIS = Axis(1.0, math.ceil(math.log2(MAX_RATE)), 256)
+BANDWIDTH_AXIS = Axis(1.0, 40, 256)  # to 1.1e12 bytes/s
 # 125 ms and its octaves are places.
 DOWNTIME_AXIS = Axis(125 / 1024, math.ceil(math.log2(UNLIMITED_MS / 125 * 1024)), 32)
 

@@ -20,7 +20,7 @@ from pysampler.schedule import periods_ms
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VECTOR = Measurement.from_json((GOLDEN / "vector-32gib-memcached.json").read_text())
-MEMBERS = 60
+MEMBERS = 40
 
 
 def remedies(measurement=VECTOR, bandwidth=250e6, limit=300.0, **members):
@@ -147,6 +147,7 @@ def test_a_migration_that_converges_needs_no_throttle():
     assert "no limit is needed" in found["dirty-limit"].reasoning
 
 
+@pytest.mark.statistics
 def test_the_dirty_limit_is_shared_by_the_vcpus():
     one, four = (remedies(vcpus=n)["dirty-limit"].value for n in (1, 4))
     assert one == pytest.approx(4 * four, abs=4)
@@ -158,6 +159,7 @@ def compressing(ratio):
     return dataclasses.replace(VECTOR, details=details)
 
 
+@pytest.mark.statistics
 def test_compression_is_advised_when_the_vector_carries_it(found):
     assert not any(name.startswith("compression") for name in found)
     good = remedies(compressing(0.2))["compression-zstd"]
