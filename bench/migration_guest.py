@@ -9,6 +9,7 @@ import math
 import mmap
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import time
@@ -89,6 +90,17 @@ def build_guest(directory: str) -> str:
     if done.returncode:
         raise GiveUpError(f"gcc cannot build the guest:\n{done.stderr}")
     return kernel
+
+
+def prepare(program: str) -> None:
+    """Look for the QEMU, and have Ctrl-C and SIGTERM end those that are started."""
+    if shutil.which(program) is None:
+        raise GiveUpError(
+            f"no {program} here: apt-get install qemu-system-x86, or give --qemu PATH"
+        )
+    # A shell has its background jobs ignore SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 class Qemu:

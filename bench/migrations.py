@@ -29,14 +29,21 @@ import json
 import math
 import os
 import random
-import shutil
-import signal
 import sys
 import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
-from migration_guest import MODES, PAGE_SIZE, GiveUpError, Guest, Qemu, Workload, build_guest
+from migration_guest import (
+    MODES,
+    PAGE_SIZE,
+    GiveUpError,
+    Guest,
+    Qemu,
+    Workload,
+    build_guest,
+    prepare,
+)
 from migration_profile import profile
 
 from pysampler.units import MIB
@@ -213,14 +220,8 @@ def main() -> int:
     parser.add_argument("--multifd", action="store_true", help="with two multifd channels")
     parser.add_argument("--output", required=True, help="JSON lines; appended to")
     args = parser.parse_args()
-    # So that the QEMUs end with us; a shell has its background jobs ignore SIGINT.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
     try:
-        if shutil.which(args.qemu) is None:
-            raise GiveUpError(
-                f"no {args.qemu} here: apt-get install qemu-system-x86, or give --qemu PATH"
-            )
+        prepare(args.qemu)
         with tempfile.TemporaryDirectory() as directory:
             for one in record(args, directory):
                 with open(args.output, "a", encoding="utf-8") as output:

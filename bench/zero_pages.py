@@ -13,14 +13,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
-import shutil
-import signal
 import statistics
 import sys
 import tempfile
 import time
 
-from migration_guest import GiveUpError, Qemu
+from migration_guest import GiveUpError, Qemu, prepare
 from rich.console import Console
 from rich.table import Table
 
@@ -75,14 +73,8 @@ def main() -> int:
     parser.add_argument("--memory", type=parse_size, default="4G", help="of the guest (4G)")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    # So that the QEMUs end with us; a shell has its background jobs ignore SIGINT.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
     try:
-        if shutil.which(args.qemu) is None:
-            raise GiveUpError(
-                f"no {args.qemu} here: apt-get install qemu-system-x86, or give --qemu PATH"
-            )
+        prepare(args.qemu)
         if 2 * args.memory > 0.9 * available_memory():
             raise GiveUpError(f"two of {format_size(args.memory)} do not fit in what is free")
         with tempfile.TemporaryDirectory() as directory:
