@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pysampler.errors import FormatError
+from pysampler.prediction.ensemble import Ensemble, build_ensemble
 from pysampler.prediction.host import set_up
 from pysampler.prediction.monotone import migrate_table
 from pysampler.prediction.precopy import Precopy
@@ -25,7 +26,6 @@ from pysampler.prediction.prediction import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pysampler.prediction.ensemble import Ensemble
     from pysampler.prediction.migrations import Migration
 
 _BAD_ERROR = 0.25  # as the author of the published predictor counts them
@@ -127,7 +127,7 @@ def evaluate(
 
     Args:
         migrations: from `read_migrations`.
-        precopy: how they were set up; with no link in it, that is cross-validated.
+        precopy: how they were set up; what it leaves open of the host is cross-validated.
         unfinished: take vectors whose status is not ``measured``, too.
         members: guests to draw for each vector.
 
@@ -136,14 +136,17 @@ def evaluate(
         MissingFeatureError: scipy is not there.
     """
     names = sorted({name for migration in migrations for name in migration.vectors})
+    hows = set_up(migrations, precopy or Precopy())
+    all_set_up = list(zip(migrations, hows, strict=True))
     scores = []
     for name in names:
-        known = [migration for migration in migrations if name in migration.vectors]
-        for one in known:
+        known = [(one, how) for one, how in all_set_up if name in one.vectors]
+        for one, _ in known:
             with _named(one, name):
                 check_measurement(one.vectors[name], unfinished=unfinished)
-        scores.append(Score("qemu", name, tuple(_qemu_cases(known, name, precopy, members))))
-        scores.append(Score("published", name, tuple(_published_cases(known, name))))
+        scores.append(Score("qemu", name, tuple(_qemu_cases(known, name, members))))
+        published = _published_cases([one for one, _ in known], name)
+        scores.append(Score("published", name, tuple(published)))
     return scores
 
 
@@ -167,12 +170,10 @@ def _published_cases(migrations: list[Migration], name: str) -> Iterable[Case]:
 
 
 def _qemu_cases(
-    migrations: list[Migration], name: str, precopy: Precopy | None, members: int
+    migrations: list[tuple[Migration, Precopy]], name: str, members: int
 ) -> Iterable[Case]:
-    from pysampler.prediction.ensemble import build_ensemble  # noqa: PLC0415 - needs scipy
-
     ensembles: dict[str, Ensemble] = {}
-    for one, how in zip(migrations, set_up(migrations, precopy or Precopy()), strict=True):
+    for one, how in migrations:
         key = one.vectors[name].to_json()
         if key not in ensembles:
             with _named(one, name):
