@@ -13,7 +13,7 @@ import numpy as np
 from pysampler import core
 from pysampler.errors import FaultError, SourceError
 from pysampler.reader.address_space import AddressSpace
-from pysampler.rights import process_error
+from pysampler.rights import file_cure, process_error
 from pysampler.units import format_size
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ class FileReader:
                 core.mark_swapped(self._fd, self._offset, self._map, self._page_size, vfns, states)
             except PermissionError as error:
                 raise SourceError(
-                    f"RAMBlock {self._block.idstr}: this host swaps, and only the file's owner may"
-                    " ask which pages are swapped out: run as that user, or with sudo"
+                    f"RAMBlock {self._block.idstr}: this host swaps, and only who may write the"
+                    f" file may ask which pages are swapped out: {file_cure('CAP_DAC_OVERRIDE')}"
                 ) from error
         return states
 

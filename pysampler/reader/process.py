@@ -39,6 +39,16 @@ class ProcessReader:
             self._space = AddressSpace(block, memory)
         except OSError as error:
             raise process_error(error, memory.pid) from error
+        try:
+            # Nothing is at address 0; the kernel tells first whether we may read the process.
+            nothing = np.zeros(1, dtype=np.uint64)
+            core.hash_remote(
+                core.Hasher(core.Hash.READ), memory.pid, 0, page_size, nothing,
+                bytearray(page_size), np.zeros_like(nothing),
+            )  # fmt: skip
+        except OSError as error:
+            self._space.close()
+            raise process_error(error, memory.pid) from error
 
     def begin_pass(self) -> None:
         """Look whether the process is there."""

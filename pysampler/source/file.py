@@ -9,7 +9,7 @@ import stat
 from pysampler import core
 from pysampler.errors import AccessError, SourceError, UsageError
 from pysampler.ramblock import FileMemory, ProcessMemory, RAMBlock
-from pysampler.rights import process_error
+from pysampler.rights import file_cure, process_error
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -79,7 +79,7 @@ def file_memory_block(
             raise SourceError(f"{path}: is {kind}, not a file of guest memory")
         page_size = _backing_page_size(path)
     except PermissionError as error:
-        raise AccessError(f"{path}: may not be read: run as its owner, or with sudo") from error
+        raise AccessError(f"{path}: may not be read: {file_cure()}") from error
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from error
     if used_length is None:

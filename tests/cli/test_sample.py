@@ -258,7 +258,8 @@ def test_a_process_of_another_user_names_the_cure():
     assert done.returncode == 1
     assert done.stderr.endswith(
         f"\npysampler sample: process {process.pid} may not be read: it belongs to user root;"
-        " run pysampler with sudo, or as that user, or give it CAP_SYS_PTRACE\n"
+        ' run `sudo env "PATH=$PATH" pysampler ...`, or with CAP_SYS_PTRACE and'
+        " CAP_DAC_READ_SEARCH\n"
     )
 
 
