@@ -6,6 +6,8 @@ Imports nothing at first, so that Ctrl-C is answered with a line from the start.
 
 from __future__ import annotations
 
+import errno
+import locale
 import os
 import sys
 
@@ -24,6 +26,9 @@ def main() -> int:
     if sys.stdout is not None:
         # A name that the encoding lacks is shown escaped.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a TextIOWrapper
+    if _is_ascii_asked_for():
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.reconfigure(encoding="ascii", errors="backslashreplace")
     try:
         from pysampler import cli  # noqa: PLC0415
 
@@ -31,8 +36,26 @@ def main() -> int:
     except KeyboardInterrupt:
         print("pysampler: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:  # an installation that is broken, say
+        if "--debug" in sys.argv:
+            raise
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        cure = "raise `ulimit -n`" if _lacks_descriptors(error) else "--debug shows where"
+        print(f"pysampler: {text}; {cure}", file=sys.stderr)
+        return 1
     finally:
         _discard_what_stderr_refuses()
+
+
+def _is_ascii_asked_for() -> bool:
+    """Return whether the locale is C: Python writes UTF-8 even then (PEP 540)."""
+    if os.environ.get("PYTHONIOENCODING") or os.environ.get("PYTHONUTF8") == "1":
+        return False
+    return locale.setlocale(locale.LC_CTYPE) in {"C", "POSIX"}
+
+
+def _lacks_descriptors(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}
 
 
 def _discard_what_stderr_refuses() -> None:

@@ -31,7 +31,7 @@ def parse_size(text: str, what: str = "size") -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"{what}: {text!r} is not a size; write bytes, or 16M, 4G")
+        raise UsageError(f"{what}: {text[:40]!r} is not a size; write bytes, or 16M, 4G")
     digits, prefix = match.groups()
     if len(digits) > 20:
         raise UsageError(f"{what}: {text[:24]}... is more memory than there is")

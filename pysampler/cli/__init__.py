@@ -15,7 +15,7 @@ import sys
 import traceback
 
 import pysampler
-from pysampler.cli.streams import discard_stdout, say
+from pysampler.cli.streams import discard_stdout, one_line, say
 from pysampler.errors import PysamplerError
 
 # verb -> one line for --help; the verb's module is pysampler.cli.<verb>.
@@ -65,10 +65,10 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our stdout went away; do not let the interpreter's exit complain again.
         discard_stdout()
         return 1
-    except (PysamplerError, OSError, MemoryError) as error:
+    except Exception as error:  # noqa: BLE001 - the last net: whatever it is, it is one line
         if args.debug:
             traceback.print_exc()
-        say(args.verb, str(error) or "not enough memory")
+        say(args.verb, one_line(error))
         try:
             sys.stdout.flush()
         except OSError:

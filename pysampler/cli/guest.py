@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pysampler.cli.signals import EndingSignals
-from pysampler.cli.streams import put
+from pysampler.cli.streams import put, say
 from pysampler.errors import UsageError
 from pysampler.guest import BlockSpec, Content, Guest, Phases, allocate
 from pysampler.guest.guest import MAX_VCPUS, SLOT_BYTES
@@ -108,7 +108,9 @@ def run(args: argparse.Namespace) -> int:
             stack.callback(os.close, fd)
         server = None
         if listener is not None:
-            server = QmpServer(guest, GuestMeasure(guest), listener)
+            server = QmpServer(
+                guest, GuestMeasure(guest), listener, lambda text: say(args.verb, text)
+            )
             stack.callback(server.close)
             server.start()
         guest.cont()
@@ -118,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
             guest.note_rates()
         if server is not None:
             server.shutdown("host-signal")  # unless it has told them of a quit already
+        guest.check()
     return 0
 
 

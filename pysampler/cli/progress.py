@@ -28,6 +28,7 @@ _REFRESH_NS = 100_000_000
 _QUIET_NS = 30_000_000
 
 _BARS = "▁▂▃▄▅▆▇█"
+_ASCII_BARS = "_.-:=+*#"
 
 
 class ProgressDisplay(MonotonicClock):
@@ -42,6 +43,7 @@ class ProgressDisplay(MonotonicClock):
 
     def __init__(self, console: Console, *, shown: bool) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True) if shown else None
+        self._bars = _bars_of(console)
         self._measurement: Measurement | None = None
         self._start_ns = 0
 
@@ -81,14 +83,18 @@ class ProgressDisplay(MonotonicClock):
             ProgressBar(total=total, completed=min(elapsed, total), width=40),
             f"{len(self._measurement.periods)} periods, the next at {due:.3g} s",
         )
-        return Group(bar, Text(f"dirty {_curve(self._measurement)}"))
+        return Group(bar, Text(f"dirty {_curve(self._measurement, self._bars)}"))
 
 
-def _curve(measurement: Measurement) -> str:
+def _bars_of(console: Console) -> str:
+    return _ASCII_BARS if console.options.ascii_only else _BARS
+
+
+def _curve(measurement: Measurement, heights: str) -> str:
     """Return the dirty pages of each period as a row of bars, and the last one as a volume."""
     dirty = measurement.n_dirty_pages
     top = max(*dirty, 1)
-    bars = "".join(_BARS[min(count * len(_BARS) // top, len(_BARS) - 1)] for count in dirty)
+    bars = "".join(heights[min(count * len(heights) // top, len(heights) - 1)] for count in dirty)
     last = measurement.curve().dirty_pages[-1] * measurement.page_size
     share = dirty[-1] / measurement.n_sampled_pages
     return f"{bars} {format_size(last)} ({share:.1%}) after {measurement.periods[-1] / 1000:g} s"
@@ -117,7 +123,7 @@ def print_summary(console: Console, measurement: Measurement) -> None:
     table.add_row("memory", f"{memory}, {how} {_WATCHED[measurement.mode]}")
     zero = measurement.n_zero_pages / n_sampled
     table.add_row("zero pages", f"{zero:.1%}")
-    table.add_row("dirty pages", _curve(measurement))
+    table.add_row("dirty pages", _curve(measurement, _bars_of(console)))
     for which in sorted({0, len(measurement.periods) - 1}):
         low, high = (format_size(end[which] * size) for end in (curve.low, curve.high))
         table.add_row(

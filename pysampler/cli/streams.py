@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +17,23 @@ if TYPE_CHECKING:
 
 
 STDOUT = "standard output"
+
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+_MOST_OF_AN_ERROR = 400  # characters of an error that nobody foresaw
+
+
+def one_line(error: Exception) -> str:
+    """Return what a user is told of an error; of one that nobody foresaw, where to see more."""
+    text = str(error)
+    if isinstance(error, MemoryError):
+        return text or "not enough memory"
+    if not isinstance(error, (PysamplerError, OSError)):
+        shown = " ".join(text.split())[:_MOST_OF_AN_ERROR]
+        return f"internal error: {type(error).__name__}: {shown}; --debug shows where"
+    causes = (error, error.__cause__)  # ours says what could not be done, its cause why
+    if any(isinstance(cause, OSError) and cause.errno in _NO_DESCRIPTOR for cause in causes):
+        return f"{text}; no descriptor is left: close some, or raise `ulimit -n`"
+    return text or type(error).__name__
 
 
 def say(verb: str, text: str) -> None:

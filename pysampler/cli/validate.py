@@ -17,7 +17,7 @@ from rich.table import Table
 from pysampler import machine
 from pysampler.cli.signals import EndingSignals
 from pysampler.cli.source_arguments import whole_number
-from pysampler.cli.streams import put, say
+from pysampler.cli.streams import one_line, put, say
 from pysampler.cli.tables import print_table
 from pysampler.errors import MeasurementInterruptedError, PysamplerError, UsageError
 from pysampler.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
@@ -39,7 +39,7 @@ from pysampler.validation.workload import WORKLOADS
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pysampler.validation.row import Row
     from pysampler.validation.summary import Cell
@@ -98,34 +98,58 @@ def run(args: argparse.Namespace) -> int:
     experiment = _experiment(args)
     path = args.store or default_path()
     need_extras(report=bool(args.output) and not args.compare)
-    if args.compare and not os.path.exists(path):
-        raise PysamplerError(f"there is no store {path}; run `pysampler validate` first")
-    if not args.compare:
-        refuse_what_does_not_fit(experiment.sizes)
-        if args.output:
-            _make_folder(args.output)
-    with closing(Store(path)) as store:
-        if args.compare:
+    if args.compare:
+        if not os.path.exists(path):
+            raise PysamplerError(f"there is no store {path}; run `pysampler validate` first")
+        with closing(Store(path)) as store:
             return _compare(store)
-        # Whatever ends this leaves no guest behind that writes for ever, and takes no measured row.
-        with EndingSignals() as signals:
-            rows, failure = _measure(experiment, signals)
-            facts = machine.facts()
-            number = store.append(rows, facts)
-    if args.json:
+    refuse_what_does_not_fit(experiment.sizes)
+    if args.output:
+        _make_folder(args.output)
+    # Whatever ends this leaves no guest behind that writes for ever, and takes no measured row.
+    with EndingSignals() as signals:
+        rows, failure = _measure(experiment, signals)
+        facts = machine.facts()
+        failures: list[PysamplerError | OSError] = [] if failure is None else [failure]
+        # One that fails leaves the others to be done: a full disk does not take what is printed.
+        steps: tuple[Callable[[], None], ...] = (
+            lambda: _print(rows, as_json=args.json),
+            lambda: _report(args.verb, args.output, rows, facts),
+            lambda: _store(args.verb, path, rows, facts),
+        )
+        for keep in steps:
+            try:
+                keep()
+            except (PysamplerError, OSError) as error:  # noqa: PERF203 - three times
+                failures.append(error)
+    for another in failures[1:]:
+        if not isinstance(another, BrokenPipeError):
+            say(args.verb, one_line(another))
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def _print(rows: list[Row], *, as_json: bool) -> None:
+    if as_json:
         for row in rows:
             put(json.dumps(row.to_dict()))
-    else:
-        print_table(_cell_table(cells(rows)))
-        for sentence in findings(rows, summaries(rows)):
-            put(sentence)
-    if args.output:
-        write_report(args.output, rows, facts)
-        say(args.verb, f"report: {os.path.join(args.output, 'index.html')}")
-    say(args.verb, f"stored as run {number}; --compare shows it beside the others")
-    if failure is not None:
-        raise failure
-    return 0
+        return
+    print_table(_cell_table(cells(rows)))
+    for sentence in findings(rows, summaries(rows)):
+        put(sentence)
+
+
+def _report(verb: str, folder: str | None, rows: list[Row], facts: dict[str, Any]) -> None:
+    if folder:
+        write_report(folder, rows, facts)
+        say(verb, f"report: {os.path.join(folder, 'index.html')}")
+
+
+def _store(verb: str, path: str, rows: list[Row], facts: dict[str, Any]) -> None:
+    with closing(Store(path)) as store:
+        number = store.append(rows, facts)
+    say(verb, f"stored as run {number}; --compare shows it beside the others")
 
 
 def _experiment(args: argparse.Namespace) -> Experiment:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pysampler.errors import MissingFeatureError, UsageError
+from pysampler.errors import MissingFeatureError, PysamplerError, UsageError
 from pysampler.guest.ram import SharedArray, named
 from pysampler.guest.vcpu import VcpuThread, work
 
@@ -78,7 +78,8 @@ class Guest:
         self.counters = SharedArray("pysampler-vcpus", n_vcpus * SLOT_BYTES // 8)
         slots = self.counters.array.reshape(n_vcpus, SLOT_BYTES // 8)
         self._threads = tuple(
-            VcpuThread(i, ram, seed, slots[i], self._next_stretch) for i in range(n_vcpus)
+            VcpuThread(i, ram, seed, slots[i], self._next_stretch, self._vcpu_failed)
+            for i in range(n_vcpus)
         )
         for thread in self._threads:
             thread.start()
@@ -191,6 +192,19 @@ class Guest:
         """Ask the owner to end the guest."""
         self.shutdown_requested.set()
 
+    def check(self) -> None:
+        """Make sure that all vCPUs are there.
+
+        Raises:
+            PysamplerError: one of them has failed; then the shutdown is requested, too.
+        """
+        for thread in self._threads:
+            if thread.failure is not None:
+                error = thread.failure
+                raise PysamplerError(
+                    f"vCPU {thread.index} ended: {type(error).__name__}: {error}"
+                ) from error
+
     def close(self) -> None:
         """End the vCPUs and give the memory back."""
         with self._control:
@@ -208,6 +222,12 @@ class Guest:
                 return  # someone holds it in a fault; its memory ends with the process
             self.counters.close()
             self.ram.close()
+
+    def _vcpu_failed(self, thread: VcpuThread) -> None:
+        with self._changed:
+            thread.parked = True  # nobody need wait for it
+            self._changed.notify_all()
+        self.request_shutdown()
 
     def _next_stretch(self, thread: VcpuThread) -> tuple[Phase, int] | None:
         with self._changed:

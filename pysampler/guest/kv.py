@@ -73,7 +73,7 @@ class KvOptions:
 
     def __post_init__(self) -> None:
         if self.mix not in _MIXES:
-            raise UsageError(f"workload kv: mix={self.mix} is none of {', '.join(_MIXES)}")
+            raise UsageError(f"workload kv: mix={self.mix[:40]} is none of {', '.join(_MIXES)}")
         if self.keys is not None and not 2 <= self.keys <= _MAX_KEYS:
             raise UsageError(f"workload kv: keys={self.keys} is not from 2 to {_MAX_KEYS}")
 
@@ -87,7 +87,7 @@ def parse_sizes(text: str, what: str) -> tuple[int, int]:
     low, dash, high = text.partition("-")
     sizes = parse_size(low, what), parse_size(high if dash else low, what)
     if not 1 <= sizes[0] <= sizes[1] <= _MAX_VALUE:
-        raise UsageError(f"{what}: {text} is not within 1-256K, smallest first")
+        raise UsageError(f"{what}: {text[:40]} is not within 1-256K, smallest first")
     return sizes
 
 

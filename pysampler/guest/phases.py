@@ -15,6 +15,7 @@ Each phase begins new sequences of pages.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 
 FOREVER_NS = (1 << 63) - 1
 _IDLE = Workload("idle", Pattern.IDLE)
+_INDEX = re.compile(r"\d{1,9}", re.ASCII)
 _MAX_FILE = 1 << 20
 _MAX_PHASES = 10_000
+MAX_PHASE_NS = 1000 * 3600 * 1_000_000_000  # 1000 h
 
 
 class Phase(NamedTuple):
@@ -59,6 +62,16 @@ class Phases:
 
     entries: tuple[tuple[int | None, tuple[Workload, ...]], ...]
     repeat: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the durations.
+
+        Raises:
+            UsageError: one is not from 1 ns to 1000 h.
+        """
+        for i, (length, _) in enumerate(self.entries):
+            if length is not None and not 1 <= length <= MAX_PHASE_NS:
+                raise UsageError(f"phases[{i}].for: not from 1ms to 1000h")
 
     @classmethod
     def steady(cls, workloads: Iterable[Workload]) -> Phases:
@@ -124,7 +137,7 @@ def assign(texts: Sequence[str], n_vcpus: int) -> tuple[Workload, ...]:
     plain = []
     for text in texts:
         index, equals, rest = text.partition("=")
-        if not equals or not index.strip().isdecimal():
+        if not equals or _INDEX.fullmatch(index.strip()) is None:
             plain.append(Workload.parse(text))
             continue
         vcpu = int(index)
@@ -192,6 +205,6 @@ def _entry(i: int, phase: Any, n_vcpus: int) -> tuple[int | None, tuple[Workload
     if not isinstance(length, str):
         raise FormatError(f'{where}.for: not a text such as "500ms"')
     ms, _ = parse_duration_ms(length, f"{where}.for")
-    if not ms:
-        raise FormatError(f"{where}.for: {length!r} is no time at all")
+    if not 1 <= ms <= MAX_PHASE_NS // 1_000_000:
+        raise FormatError(f"{where}.for: {length!r} is not from 1ms to 1000h")
     return ms * 1_000_000, assign(texts, n_vcpus)

@@ -36,6 +36,7 @@ class VcpuThread(threading.Thread):
         index: its number, from 0.
         counter: its slot in the shared page; ``counter[0]`` is its writes so far.
         parked: whether it stands, and so its counter and stamps; `Guest`'s condition guards it.
+        failure: what ended it too early, if anything did.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class VcpuThread(threading.Thread):
         seed: int,
         counter: NDArray[np.uint64],
         next_stretch: Callable[[VcpuThread], tuple[Phase, int] | None],
+        failed: Callable[[VcpuThread], None],
     ) -> None:
         """Prepare a vCPU.
 
@@ -55,17 +57,28 @@ class VcpuThread(threading.Thread):
             counter: its slot in the shared page.
             next_stretch: waits until there is something to run and returns the phase and the
                 CLOCK_MONOTONIC time of the guest clock's 0; None when the guest ends.
+            failed: is called last of all when `failure` has come.
         """
         super().__init__(name=f"vCPU {index}", daemon=True)
         self.index = index
         self.counter = counter
         self.parked = True
+        self.failure: Exception | None = None
         self._ram = ram
         self._seed = seed
         self._next_stretch = next_stretch
+        self._failed = failed
         self._core = core.Vcpu(index, counter)
 
     def run(self) -> None:
+        """Run until the guest ends."""
+        try:
+            self._run()
+        except Exception as error:  # noqa: BLE001 - a guest without one of its vCPUs must be told
+            self.failure = error
+            self._failed(self)
+
+    def _run(self) -> None:
         """Run stretch by stretch: one C call, which a phase's end or `interrupt` ends."""
         # QEMU's threads are called "CPU 0/KVM"; that is how people and tools find them.
         with open(f"/proc/self/task/{self.native_id}/comm", "w", encoding="ascii") as comm:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pysampler.qmp.interface import Guest, Measure
 
 MAX_CLIENTS = 64
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_PAUSE_S = 0.25  # until somebody may have closed what is scarce
 
 
 class QmpServer:
@@ -35,10 +38,19 @@ class QmpServer:
         guest: what is served; it outlives the server.
         measure: what calc-dirty-rate runs.
         listener: where clients come in; closed with the server.
+        say: is given what a person should know, a line each.
     """
 
-    def __init__(self, guest: Guest, measure: Measure, listener: Listener) -> None:
+    def __init__(
+        self,
+        guest: Guest,
+        measure: Measure,
+        listener: Listener,
+        say: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self._listener = listener
+        self._say = say
+        self._said_scarce = False
         self._dirty_rate = DirtyRate(measure)
         self._monitor = Monitor(guest, self._dirty_rate, self._emit, self.shutdown)
         self._sessions: set[Session] = set()
@@ -106,14 +118,30 @@ class QmpServer:
         # By hand: asyncio's own servers lose clients that come while they close.
         try:
             connection, _ = listening.accept()
-        except OSError:  # gone again; or too many open files, and then it waits for its turn
-            return
+        except OSError as error:
+            if error.errno in _SCARCE:
+                self._pause(listening, error)
+            return  # else it is gone again
         if len(self._sessions) >= MAX_CLIENTS:
             connection.close()
             return
         session = Session(connection, self._monitor, self._run_aside)
         self._sessions.add(session)
         session.task.add_done_callback(lambda _: self._sessions.discard(session))
+
+    def _pause(self, listening: socket.socket, error: OSError) -> None:
+        """Accept nobody for a while: the one who waits would wake the loop at once again."""
+        if self._loop is None:
+            return
+        if not self._said_scarce:
+            self._said_scarce = True
+            self._say(f"QMP: a client waits: {error.strerror}; raise `ulimit -n`")
+        self._loop.remove_reader(listening)
+        self._loop.call_later(_PAUSE_S, self._resume, listening)
+
+    def _resume(self, listening: socket.socket) -> None:
+        if self._loop is not None and not self._stopping.is_set():
+            self._loop.add_reader(listening, self._accept, listening)
 
     def _run_aside(self, function: Callable[[], Any]) -> Awaitable[Any]:
         return asyncio.get_running_loop().run_in_executor(self._aside, function)

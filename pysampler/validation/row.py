@@ -7,12 +7,14 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from pysampler.arguments import is_real
 from pysampler.errors import FormatError
 from pysampler.theory import dirty_rate
 from pysampler.validation.workload import WORKLOADS
 
 PAGE_SIZE = 4096
 DIRTY_BITMAP = "dirty-bitmap"
+_NEVER_ZERO = ("size", "seconds", "n_sampled_pages")
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,20 @@ class Row:
         """Return the row of a JSON object that `to_dict` made.
 
         Raises:
-            FormatError: a member is missing.
+            FormatError: a member is missing, or is of another type or out of range.
         """
-        try:
-            return cls(
-                **{field.name: values[field.name.replace("_", "-")] for field in fields(cls)}
-            )
-        except KeyError as error:
-            raise FormatError(f"not a row of a validation: {error} is missing") from error
+        members = {}
+        for field in fields(cls):
+            key = field.name.replace("_", "-")
+            if key not in values:
+                raise FormatError(f"not a row of a validation: {key!r} is missing")
+            value = members[field.name] = values[key]
+            if field.type == "str":
+                fits = isinstance(value, str)
+            else:
+                fits = is_real(value) and 0 <= value < 1 << 63
+            if field.name == "workload" and fits:
+                fits = value in WORKLOADS
+            if not fits or (not value and field.name in _NEVER_ZERO):
+                raise FormatError(f"not a row of a validation: {key}: {str(value)[:40]!r}")
+        return cls(**members)

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pysampler.errors import PysamplerError
+from pysampler.errors import FormatError, PysamplerError
 from pysampler.validation.row import Row
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Store:
                     raise PysamplerError(f"{path} was made by another version of pysampler")
                 self._connection.executescript(_SCHEMA)
                 self._connection.execute(f"PRAGMA user_version = {_VERSION}")
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, ValueError) as error:  # ValueError: a path that is none
             raise PysamplerError(f"cannot use {path} as a store: {error}") from error
 
     def append(self, rows: Sequence[Row], machine: dict[str, Any]) -> int:
@@ -104,11 +104,11 @@ class Store:
         """Return the last ``n`` runs, the oldest of them first.
 
         Raises:
-            PysamplerError: the file cannot be read.
+            PysamplerError: the file cannot be read, or holds something else.
         """
         try:
             return sorted(self._runs(n), key=lambda run: run.number)
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, ValueError, TypeError, RecursionError, FormatError) as error:
             raise PysamplerError(f"cannot read {self._path}: {error}") from error
 
     def _runs(self, n: int) -> Iterator[Run]:
@@ -123,7 +123,10 @@ class Store:
                 self._connection.execute("SELECT row FROM rows WHERE run = ?", (number,))
             ) as cursor:
                 rows = tuple(Row.from_dict(json.loads(text)) for (text,) in cursor)
-            yield Run(number, started, json.loads(machine), rows)
+            facts = json.loads(machine)
+            if not isinstance(facts, dict) or not rows or not 0 <= started < 1 << 40:
+                raise FormatError(f"run {number} is not as `pysampler validate` stores it")
+            yield Run(number, started, facts, rows)
 
     def close(self) -> None:
         """Close the file."""

@@ -2,6 +2,7 @@ import json
 import os
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -226,3 +227,112 @@ def test_what_cannot_be_is_refused_in_one_line(capsys, tmp_path, arguments, code
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def make_unusable(kind, path):
+    """Make a store of that path unusable; return what keeps it so, and has to be closed."""
+    if kind == "malformed":
+        path.write_bytes(b"shopping list" * 400)
+    elif kind == "truncated":
+        Store(str(path)).close()
+        path.write_bytes(path.read_bytes()[:5000])
+    elif kind == "of another version":
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version = 7")
+    elif kind == "of another schema":
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE runs (id INTEGER PRIMARY KEY, name TEXT)")
+            connection.commit()
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "locked":
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("CREATE TABLE other (x)")
+        connection.execute("BEGIN EXCLUSIVE")
+        return connection
+    return None
+
+
+UNUSABLE = [
+    "malformed", "truncated", "of another version", "of another schema", "a folder", "locked"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_a_store_that_cannot_be_used_takes_no_row(invented, capsys, tmp_path, kind, as_json):
+    holder = make_unusable(kind, tmp_path / "store.sqlite")
+    folder = tmp_path / "report"
+    words = [*invented, "--calc-times", "100ms,250ms", "-o", str(folder)]
+    assert main([*words, "--json"] if as_json else words) == 1
+    if holder is not None:
+        holder.close()
+    out, err = capsys.readouterr()
+    if as_json:
+        assert len(out.splitlines()) == 6
+    else:
+        assert "MiB/s of a uniform writer" in out
+    assert (folder / "index.html").exists()
+    said = [line for line in err.splitlines() if "warning:" not in line and "report:" not in line]
+    assert len(said) == 1
+    assert "store.sqlite" in said[0]
+
+
+def test_a_store_that_is_full_takes_no_row(tmp_path):
+    program = (
+        "import resource, signal, sys\n"
+        "from simulated import generator, simulate\n"
+        "from pysampler.cli import main, validate\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "def run(experiment, skip):\n"
+        "    yield from simulate(generator(1), size=64 << 20, method='qemu')\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "validate.run_experiment = run\n"
+        f"sys.exit(main(['validate', '--store', {str(tmp_path / 's.sqlite')!r}, '--sizes', '64M',"
+        " '--json']))\n"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False,
+        env=environment,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 9
+    assert done.stderr.count("\n") == 1
+    assert "s.sqlite" in done.stderr
+
+
+def test_rows_that_nobody_reads_are_stored_all_the_same(invented, monkeypatch):
+    def put(text):
+        raise BrokenPipeError(text)
+
+    monkeypatch.setattr(validate, "put", put)
+    monkeypatch.setattr("pysampler.cli.discard_stdout", lambda: None)
+    assert main([*invented, "--json"]) == 1
+    with closing(Store(invented[2])) as store:
+        assert [len(run.rows) for run in store.last(9)] == [27]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE rows SET row = '[]'", "UPDATE rows SET row = 'x'", "DELETE FROM rows",
+        "UPDATE runs SET machine = '[1]'", "UPDATE runs SET started = 'yesterday'",
+        "UPDATE rows SET row = json_set(row, '$.size', 'large')",
+        "UPDATE rows SET row = json_set(row, '$.seconds', 0)",
+        "UPDATE runs SET started = 1e300", "UPDATE rows SET row = json_remove(row, '$.method')",
+    ],
+)  # fmt: skip
+def test_a_damaged_store_is_compared_in_one_line(invented, capsys, damage):
+    main(invented)
+    with closing(sqlite3.connect(invented[2])) as connection:
+        connection.execute(damage)
+        connection.commit()
+    capsys.readouterr()
+    assert main([*invented[:3], "--compare"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "internal error" not in err

@@ -118,3 +118,31 @@ def test_workloads_are_given_to_vcpus(texts, n, expected):
 def test_workloads_that_do_not_fit_the_vcpus_are_refused(texts, message):
     with pytest.raises(UsageError, match=message):
         assign(texts, 2)
+
+
+@pytest.mark.parametrize(
+    "length", ["0", "0ms", "1001h", "99999999999999999999h", "1e9h", "-1s", ""]
+)
+def test_a_phase_is_from_1_ms_to_1000_hours(tmp_path, length):
+    path = tmp_path / "phases.json"
+    path.write_text(json.dumps({"phases": [{"for": length, "workload": "idle"}]}))
+    with pytest.raises((FormatError, UsageError), match=r"phases\[0\].for"):
+        Phases.from_file(str(path), 1)
+
+
+@pytest.mark.parametrize("length_ns", [0, -1, 1 << 63, 1 << 64, 10**30])
+def test_phases_that_a_program_makes_are_bounded_too(length_ns):
+    with pytest.raises(UsageError, match="not from 1ms to 1000h"):
+        Phases(((length_ns, assign(["idle"], 1)),))
+
+
+def test_the_longest_phases_run():
+    hours = 1000 * 3600 * 10**9
+    phases = Phases(((hours, assign(["idle"], 1)),) * 10_000, repeat=True)
+    assert phases.at(5 * hours + 1).number == 5
+
+
+@pytest.mark.parametrize("text", ["9" * 5000 + "=idle", "\u0663=idle", "-1=idle", "1e0=idle"])
+def test_the_number_of_a_vcpu_is_a_short_decimal(text):
+    with pytest.raises(UsageError, match="no such workload"):
+        assign([text], 8)
