@@ -112,10 +112,14 @@ int64_t ps_compare_mapped(const void *base, const void *kept, size_t page_size,
 
 /* ---- which pages can be read without changing anything: residency.c ---- */
 
+/* Of the first two the content is known; the others have one that cannot be seen from here. */
 enum ps_page_state {
-    PS_PAGE_PRESENT, /* reading it brings in nothing */
-    PS_PAGE_HOLE,    /* never written: reads as zeros, must not be read */
-    PS_PAGE_SWAPPED, /* has content, but reading it would swap it in */
+    PS_PAGE_PRESENT,     /* reading it brings in nothing */
+    PS_PAGE_HOLE,        /* never written: reads as zeros, must not be read */
+    PS_PAGE_SWAPPED,     /* in swap: reading it would swap it in */
+    PS_PAGE_FILE,        /* not touched by its process; its file cannot be read by us */
+    PS_PAGE_USERFAULTFD, /* missing: who holds a userfaultfd will fill it; a read would wait for that */
+    PS_PAGE_CLOSED,      /* reading it failed */
 };
 
 /*

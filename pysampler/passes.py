@@ -176,7 +176,7 @@ class Passes:
         else:
             read = np.flatnonzero(part.states == PageState.PRESENT)
             vfns, found = part.vfns[read], hashes[read]
-            seen[part.states == PageState.SWAPPED] = False
+            seen[part.states > PageState.HOLE] = False
         done = 0
         while done < len(vfns):
             done += part.reader.hash_pages(hasher, vfns[done:], found[done:])

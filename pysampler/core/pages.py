@@ -54,11 +54,14 @@ class Simd(enum.IntEnum):
 
 
 class PageState(enum.IntEnum):
-    """Whether a page can be read without changing anything."""
+    """Whether the content of a page can be seen without changing anything: up to HOLE it can."""
 
     PRESENT = lib.PS_PAGE_PRESENT
     HOLE = lib.PS_PAGE_HOLE
     SWAPPED = lib.PS_PAGE_SWAPPED
+    FILE = lib.PS_PAGE_FILE
+    USERFAULTFD = lib.PS_PAGE_USERFAULTFD
+    CLOSED = lib.PS_PAGE_CLOSED
 
 
 def simd_best() -> Simd:

@@ -60,7 +60,7 @@ class ProcessReader:
         if not self._memory.anonymous:
             # What this process has not touched has the content of its file, or of another
             # process.
-            states[states == core.PageState.HOLE] = core.PageState.SWAPPED
+            states[states == core.PageState.HOLE] = core.PageState.FILE
         return states
 
     def hash_pages(self, hasher: Hasher, vfns: VfnArray, hashes: HashArray) -> int:
