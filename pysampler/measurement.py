@@ -14,8 +14,9 @@ n-zero-pages        10060       samples that held only zeros in the baseline pas
 periods             [125, ...]  ms from the start of the baseline pass to that of a compare pass
 n-dirty-pages       [33, ...]   samples that differed from the baseline in that pass
 calc-time           60          asked duration, in seconds unless calc-time-unit says otherwise
-dirty-rate          98          MiB/s over calc-time: n-dirty-pages[-1] of n-sampled-pages of
-                                32784 MiB, each page counted once however often it was written
+dirty-rate          98          MiB/s over calc-time, or over the last period where that is
+                                longer: n-dirty-pages[-1] of n-sampled-pages of 32784 MiB, each
+                                page counted once however often it was written
 start-time          2916750     seconds, on the host clock of the tool that measured
 status              measured    unstarted, measuring (ended early) or measured
 mode                page-...    page-sampling, dirty-bitmap or dirty-ring
@@ -131,8 +132,13 @@ class Measurement:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def duration_ms(self) -> float:
+        """What rates divide by, as QEMU's: calc-time, or the last period where it is longer."""
+        return max(self.calc_time_ms, self.periods[-1] if self.periods else 0)
+
+    @property
     def dirty_rate(self) -> int | None:
-        """MiB/s over calc-time in QEMU's integer arithmetic; None until measured.
+        """MiB/s over `duration_ms` in QEMU's integer arithmetic; None until measured.
 
         In mode dirty-ring it is the sum of the vCPUs' rates.
         """
@@ -140,11 +146,11 @@ class Measurement:
             return None
         if self.mode is Mode.DIRTY_RING:
             return sum(rate for _, rate in self.vcpu_dirty_rate)
-        if not self.n_dirty_pages or not self.n_sampled_pages or not self.calc_time_ms:
+        if not self.n_dirty_pages or not self.n_sampled_pages or not self.duration_ms:
             return 0
         total_mib = self.n_total_pages * self.page_size // MIB
         dirty_mib = self.n_dirty_pages[-1] * total_mib // self.n_sampled_pages
-        return dirty_mib * 1000 // self.calc_time_ms
+        return int(dirty_mib * 1000 // self.duration_ms)
 
     def curve(self) -> Curve:
         """Return the dirty pages of the whole memory over time, with 95 % intervals."""

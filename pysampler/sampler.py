@@ -248,7 +248,7 @@ class Sampler:
                 start_time=start_time,
                 status=Status.MEASURED if is_last else Status.MEASURING,
                 mode=observer.mode,
-                vcpu_dirty_rate=self._vcpu_rates() if is_last else (),
+                vcpu_dirty_rate=self._vcpu_rates(starts_ns[-1]) if is_last else (),
                 details={
                     "format-version": FORMAT_VERSION,
                     "tool-version": __version__,
@@ -277,10 +277,11 @@ class Sampler:
             starts_ns.append(begin_ns - start_ns)
             counts.append(count)
 
-    def _vcpu_rates(self) -> tuple[tuple[int, int], ...]:
+    def _vcpu_rates(self, passed_ns: int) -> tuple[tuple[int, int], ...]:
         """Return each vCPU's MiB/s in QEMU's integer arithmetic."""
+        duration_ms = max(self._calc_time_ms, passed_ns // 1_000_000)
         return tuple(
-            (vcpu, (pages * PAGE_SIZE // MIB) * 1000 // self._calc_time_ms)
+            (vcpu, (pages * PAGE_SIZE // MIB) * 1000 // duration_ms)
             for vcpu, pages in self._observer.vcpu_pages()
         )
 

@@ -25,6 +25,10 @@ class ScriptedClock:
     def now_ns(self):
         return self._now_ns
 
+    def stall(self, ms):
+        """Let time pass without a write."""
+        self._now_ns += ms * 1_000_000
+
     def wait_until(self, deadline_ns):
         self._now_ns = max(self._now_ns, deadline_ns)
         while self._writes and self._start_ns + self._writes[0][0] * 1_000_000 <= deadline_ns:

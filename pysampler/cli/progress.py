@@ -131,7 +131,7 @@ def print_summary(console: Console, measurement: Measurement) -> None:
             format_size(curve.dirty_pages[which] * size)
             + ("" if is_exact else f"  (95 %: {low} to {high})"),
         )
-    seconds = measurement.calc_time_ms / 1000
+    seconds = measurement.duration_ms / 1000
     low, high = (end[-1] * size / MIB / seconds for end in (curve.low, curve.high))
     table.add_row(
         "dirty rate",

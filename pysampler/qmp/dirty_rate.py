@@ -122,7 +122,7 @@ class DirtyRate:
         is_measured = run.status is Status.MEASURED
         calc_time_ms = run.calc_time_ms
         if is_measured and run.measurement:
-            calc_time_ms = int(run.measurement.periods[-1])
+            calc_time_ms = int(run.measurement.duration_ms)
         is_exact = is_measured and run.mode is not Mode.PAGE_SAMPLING
         info: dict[str, Any] = {
             "status": run.status.value,
