@@ -29,7 +29,10 @@ A page is dirty when its content differs from the baseline's. A page that is wri
 already holds, or is changed and changed back, is not dirty; so the vector need not be monotone.
 
 Versions of the ``x-pysampler`` member:
-    1  first
+    1  first; ``unreadable`` has the samples that were not read in each pass, and a sample that
+       was not read in the baseline pass was compared with what it held later
+    2  ``unreadable`` has the samples that could not be compared with the baseline, and the upper
+       end of ``interval`` holds them; ``unreadable-causes``
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # Far above any real vector; what arrives from outside is bounded before memory is taken.
 MAX_JSON_BYTES = 4 << 20
@@ -85,8 +88,9 @@ class Curve(NamedTuple):
         seconds: exact times since the baseline pass where they are known, else the periods.
         dirty_pages: estimated dirty pages of the whole memory.
         low: lower end of the 95 % interval of dirty_pages: Wilson's, or that of strata
-            when the vector says how its samples changed in address order.
-        high: its upper end.
+            when the vector says how its samples changed in address order. Samples that
+            could not be compared with the baseline count as clean.
+        high: its upper end, for which they count as dirty.
     """
 
     seconds: FloatArray
@@ -137,6 +141,26 @@ class Measurement:
         return max(self.calc_time_ms, self.periods[-1] if self.periods else 0)
 
     @property
+    def unreadable(self) -> tuple[int, ...]:
+        """Samples that could not be compared with the baseline, one count per period.
+
+        Each may be dirty or clean, and is not in n_dirty_pages.
+        """
+        counts = self.details.get("unreadable")
+        if not _are_counts(counts, len(self.periods)):
+            return (0,) * len(self.periods)
+        baseline = self.details.get("baseline")
+        if self.details.get("format-version") == 1 and isinstance(baseline, dict):
+            # There, a sample that came after the baseline pass was no longer counted.
+            before = [baseline.get("unreadable")] * len(counts)
+            if _are_counts(before, len(counts)):
+                counts = [sum(both) for both in zip(counts, before, strict=True)]
+        return tuple(
+            min(count, self.n_sampled_pages - dirty)
+            for count, dirty in zip(counts, self.n_dirty_pages, strict=True)
+        )
+
+    @property
     def dirty_rate(self) -> int | None:
         """MiB/s over `duration_ms` in QEMU's integer arithmetic; None until measured.
 
@@ -161,14 +185,17 @@ class Measurement:
         else:
             seconds = np.asarray(self.periods, dtype=np.float64) / 1e3
         dirty = np.asarray(self.n_dirty_pages, dtype=np.float64)
+        most = dirty + np.asarray(self.unreadable, dtype=np.float64)
         scale = self.n_total_pages / max(self.n_sampled_pages, 1)
         if self.n_sampled_pages == self.n_total_pages:  # every page tracked: nothing is estimated
-            return Curve(seconds, dirty, dirty.copy(), dirty.copy())
+            return Curve(seconds, dirty, dirty.copy(), most)
         changes = self.details.get("changes")
         if _are_counts(changes, len(dirty)):
-            low, high = stratified(dirty, changes, self.n_sampled_pages, self.n_total_pages)
+            low, _ = stratified(dirty, changes, self.n_sampled_pages, self.n_total_pages)
+            _, high = stratified(most, changes, self.n_sampled_pages, self.n_total_pages)
         else:
-            low, high = wilson(dirty, self.n_sampled_pages)
+            low, _ = wilson(dirty, self.n_sampled_pages)
+            _, high = wilson(most, self.n_sampled_pages)
         return Curve(seconds, dirty * scale, low * self.n_total_pages, high * self.n_total_pages)
 
     def to_dict(self) -> dict[str, Any]:

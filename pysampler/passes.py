@@ -6,6 +6,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,9 +14,10 @@ import numpy as np
 from pysampler import core
 from pysampler.core import Hasher, PageState
 from pysampler.reader import open_reader
+from pysampler.unreadable import CAUSES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,28 +32,49 @@ class PassCount(NamedTuple):
 
     Attributes:
         pages: zero pages of the baseline pass, dirty pages of a compare pass.
-        unreadable: samples that could not be read without harm, or at all. Such a sample
-            counts as it was seen last; one that was never seen yet counts as neither.
+        unreadable: samples of which nothing can be said. In the baseline pass those that were not
+            seen. In a compare pass those that could not be compared with the baseline: they are
+            not known to be dirty, and were not seen in the baseline pass, or are not seen now.
         changes: of a compare pass over strata: how often, in address order, a dirty sample
-            follows a clean one or a clean one a dirty. The interval of strata needs it.
+            follows a clean one or a clean one a dirty; each neighbour of an unreadable sample
+            counts as such, so it is the most that can be. The interval of strata needs it.
+        causes: how many of the unreadable are so for which reason, by the names of CAUSES.
     """
 
     pages: int
     unreadable: int
     changes: int | None = None
+    causes: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass
 class _Slice:
-    """The samples of one block that one thread reads."""
+    """The samples of one block that one thread reads.
+
+    Attributes:
+        reference: hash of each sample when it was seen first.
+        has_reference: it has been seen.
+        in_baseline: it was seen in the baseline pass, so the reference is the baseline's.
+        dirty: when it was seen last, it differed from the reference.
+        unknown: it could not be compared with the baseline, and is not known to be dirty.
+        states: as of the last pass.
+        causes: state in which it was when it could not be seen last.
+    """
 
     reader: Reader
     vfns: VfnArray
     order: NDArray[np.uint32]
-    baseline: NDArray[np.uint64]
-    seen: NDArray[np.bool_]
+    reference: NDArray[np.uint64]
+    has_reference: NDArray[np.bool_]
+    in_baseline: NDArray[np.bool_]
     dirty: NDArray[np.bool_]
-    states: StateArray | None = None
+    unknown: NDArray[np.bool_]
+    states: StateArray
+    causes: StateArray
+
+
+# What a slice adds to a pass: its count of pages, and how many are unreadable by PageState.
+_PartCount = tuple[int, "NDArray[np.intp]"]
 
 
 class Passes:
@@ -111,7 +134,9 @@ class Passes:
             return count
         # Slices stand in the order of the blocks' samples.
         dirty = np.concatenate([part.dirty for part in self._slices])[self._by_address]
-        return count._replace(changes=int(np.count_nonzero(dirty[1:] != dirty[:-1])))
+        unknown = np.concatenate([part.unknown for part in self._slices])[self._by_address]
+        changed = (dirty[1:] != dirty[:-1]) | unknown[1:] | unknown[:-1]
+        return count._replace(changes=int(np.count_nonzero(changed)))
 
     def copy(self, n_pages: int) -> NDArray[np.uint8]:
         """Return what at most so many of the samples hold now, the same ones at each call.
@@ -128,7 +153,7 @@ class Passes:
         for part in self._slices:
             mine = np.flatnonzero((begin <= chosen) & (chosen < begin + len(part.vfns)))
             for row, sample in zip(mine, chosen[mine] - begin, strict=True):
-                if part.states is None or part.states[sample] == PageState.PRESENT:
+                if part.states[sample] == PageState.PRESENT:
                     content = part.reader.copy_page(int(part.vfns[sample]))
                     copies[row, : len(content)] = np.frombuffer(content, dtype=np.uint8)
             begin += len(part.vfns)
@@ -138,65 +163,88 @@ class Passes:
         """Close the readers; a second call does nothing."""
         self._stack.close()
 
-    def _run(self, work: Callable[[_Slice], PassCount]) -> PassCount:
+    def _run(self, work: Callable[[_Slice], _PartCount]) -> PassCount:
         for reader in self.readers:
             reader.begin_pass()
         run = map if self._pool is None else self._pool.map
-        counts = list(run(work, self._slices))
+        parts = list(run(work, self._slices))
         for reader in self.readers:
             reader.end_pass()
-        return PassCount(sum(c.pages for c in counts), sum(c.unreadable for c in counts))
+        by_state = sum((part[1] for part in parts), np.zeros(len(PageState), dtype=np.intp))
+        return PassCount(
+            sum(part[0] for part in parts),
+            int(by_state.sum()),
+            causes={CAUSES[state]: int(by_state[state]) for state in CAUSES if by_state[state]},
+        )
 
-    def _touch(self, part: _Slice) -> PassCount:
+    def _touch(self, part: _Slice) -> _PartCount:
         self._hash(part, Hasher(core.Hash.TOUCH))
-        return PassCount(0, 0)
+        return 0, _by_state(part.states[:0])
 
-    def _hash_baseline(self, part: _Slice) -> PassCount:
-        part.baseline, part.seen = self._hash(part, self._hasher)
-        zero = np.count_nonzero(part.seen & (part.baseline == self._zero_hash))
-        return PassCount(int(zero), _unseen(part.seen))
+    def _hash_baseline(self, part: _Slice) -> _PartCount:
+        part.reference = self._hash(part, self._hasher)
+        part.in_baseline = part.states <= PageState.HOLE
+        part.has_reference = part.in_baseline.copy()
+        part.causes = part.states.copy()
+        zero = np.count_nonzero(part.in_baseline & (part.reference == self._zero_hash))
+        return int(zero), _by_state(part.states[~part.in_baseline])
 
-    def _hash_and_compare(self, part: _Slice) -> PassCount:
-        hashes, seen = self._hash(part, self._hasher)
-        # A sample that is seen for the first time only now has this as its baseline.
-        late = seen & ~part.seen
-        part.baseline[late] = hashes[late]
-        part.seen |= seen
-        part.dirty[seen] = hashes[seen] != part.baseline[seen]
-        return PassCount(int(np.count_nonzero(part.dirty)), _unseen(seen))
+    def _hash_and_compare(self, part: _Slice) -> _PartCount:
+        hashes = self._hash(part, self._hasher)
+        seen = part.states <= PageState.HOLE
+        np.copyto(part.causes, part.states, where=~seen)
+        # A sample that is seen for the first time only now may have been written before. What it
+        # holds now tells of later writes, but it is never clean.
+        np.copyto(part.reference, hashes, where=seen & ~part.has_reference)
+        part.has_reference |= seen
+        np.copyto(part.dirty, hashes != part.reference, where=seen)
+        part.unknown = ~part.dirty & ~(seen & part.in_baseline)
+        return int(np.count_nonzero(part.dirty)), _by_state(part.causes[part.unknown])
 
-    def _hash(self, part: _Slice, hasher: Hasher) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-        """Return the hash of each sample of a slice, and which of them were read."""
+    def _hash(self, part: _Slice, hasher: Hasher) -> NDArray[np.uint64]:
+        """Return the hash of each sample of a slice; its states say which of them were read."""
         hashes = np.full(len(part.vfns), self._zero_hash, dtype=np.uint64)
-        seen = np.ones(len(part.vfns), dtype=np.bool_)
-        part.states = part.reader.states(part.vfns, part.order)
-        if part.states is None or not part.states.any():
+        states = part.reader.states(part.vfns, part.order)
+        part.states = np.zeros(len(part.vfns), dtype=np.uint8) if states is None else states
+        if not part.states.any():
             read = np.arange(len(part.vfns))
             vfns, found = part.vfns, hashes
         else:
             read = np.flatnonzero(part.states == PageState.PRESENT)
             vfns, found = part.vfns[read], hashes[read]
-            seen[part.states > PageState.HOLE] = False
-        done = 0
+        done = n_closed = 0
         while done < len(vfns):
             done += part.reader.hash_pages(hasher, vfns[done:], found[done:])
             if done < len(vfns):
-                part.reader.end_pass()  # where the whole block has gone, this says so
-                seen[read[done]] = False
+                n_closed += 1
+                # Where the whole block has gone, this says so. It takes long, so not each time.
+                if n_closed.bit_count() == 1:
+                    part.reader.end_pass()
+                part.states[read[done]] = PageState.CLOSED
                 done += 1
         hashes[read] = found
-        return hashes, seen
+        return hashes
 
 
 def _new_slice(reader: Reader, vfns: VfnArray) -> _Slice:
+    n = len(vfns)
     return _Slice(
         reader=reader,
         vfns=np.ascontiguousarray(vfns),
         order=np.argsort(vfns, kind="stable").astype(np.uint32),
-        baseline=np.zeros(len(vfns), dtype=np.uint64),
-        seen=np.zeros(len(vfns), dtype=np.bool_),
-        dirty=np.zeros(len(vfns), dtype=np.bool_),
+        reference=np.zeros(n, dtype=np.uint64),
+        has_reference=np.zeros(n, dtype=np.bool_),
+        in_baseline=np.zeros(n, dtype=np.bool_),
+        dirty=np.zeros(n, dtype=np.bool_),
+        unknown=np.zeros(n, dtype=np.bool_),
+        states=np.zeros(n, dtype=np.uint8),
+        causes=np.zeros(n, dtype=np.uint8),
     )
+
+
+def _by_state(states: StateArray) -> NDArray[np.intp]:
+    """Return how many samples are in each PageState."""
+    return np.bincount(states, minlength=len(PageState))
 
 
 def _by_address(vfns: Sequence[VfnArray]) -> NDArray[np.intp]:
@@ -204,10 +252,6 @@ def _by_address(vfns: Sequence[VfnArray]) -> NDArray[np.intp]:
     begins = np.cumsum([0, *(len(of_block) for of_block in vfns)])
     orders = [begin + np.argsort(of_block) for begin, of_block in zip(begins, vfns, strict=False)]
     return np.concatenate(orders)
-
-
-def _unseen(seen: NDArray[np.bool_]) -> int:
-    return int(len(seen) - np.count_nonzero(seen))
 
 
 def _hash_of_zero_page(hasher: Hasher, page_size: int) -> np.uint64:

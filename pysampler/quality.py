@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pysampler.measurement import Mode
 from pysampler.schedule import periods_ms
-from pysampler.units import format_duration
+from pysampler.units import format_duration, format_size
+from pysampler.unreadable import in_words
 
 if TYPE_CHECKING:
     from pysampler.measurement import Measurement
@@ -26,19 +27,18 @@ _FASTER = {
     False: "--mode page-sampling takes less",
 }
 
+_READABLE = {
+    "swapped-out": "measure while the guest is in memory",
+    "file-backed": "run as a user who may read the file",
+    "userfaultfd": "measure when the memory has been restored",
+}
+
 
 def remarks(measurement: Measurement) -> list[str]:
     """Return one line for each thing that makes a measurement less than it seems."""
     details = measurement.details
     is_sampled = measurement.mode is Mode.PAGE_SAMPLING
-    lines = [*_slow_passes(measurement), *_late_passes(measurement)]
-    unreadable = max(details.get("unreadable", []), default=0)
-    if unreadable:
-        lines.append(
-            f"up to {unreadable} samples of {measurement.n_sampled_pages} could not be read"
-            " without disturbing the guest (swapped out, or closed to reading), and count as they"
-            " were seen last"
-        )
+    lines = [*_slow_passes(measurement), *_late_passes(measurement), *_unreadable(measurement)]
     if details.get("tracking") == "full-comparison":
         why = details.get("tracking-reason")
         lines.append(
@@ -115,4 +115,22 @@ def _late_passes(measurement: Measurement) -> list[str]:
         line += (
             f", and the dirty rate is over the {format_duration(starts_ns[-1] / 1e9)} that passed"
         )
+    return [line]
+
+
+def _unreadable(measurement: Measurement) -> list[str]:
+    unreadable = max(measurement.unreadable, default=0)
+    if not unreadable:
+        return []
+    causes = measurement.details.get("unreadable-causes", {})
+    share = unreadable / measurement.n_sampled_pages
+    size = format_size(share * measurement.n_total_pages * measurement.page_size)
+    found = in_words(causes)
+    cures = "; ".join(_READABLE[cause] for cause in causes if cause in _READABLE)
+    line = (
+        f"up to {unreadable} samples of {measurement.n_sampled_pages} ({share:.2%}) could not be"
+        " compared with the baseline, as they could not be read without disturbing the guest"
+        f"{f' ({found})' if found else ''}: the dirty counts are without them, and the interval's"
+        f" upper end takes all {size} of them for dirty{f'; {cures}' if cures else ''}"
+    )
     return [line]

@@ -22,6 +22,7 @@ from pysampler.ramblock import MIN_USED_LENGTH, RAMBlock
 from pysampler.schedule import periods_ms
 from pysampler.source.buffer import buffer_block
 from pysampler.units import GIB, MIB, parse_duration_ms
+from pysampler.unreadable import in_words
 from pysampler.version import __version__
 
 if TYPE_CHECKING:
@@ -226,9 +227,9 @@ class Sampler:
         zero = observer.baseline()
         baseline_ns = clock.now_ns() - start_ns
         if zero.unreadable == observer.n_sampled_pages:
+            found = in_words(zero.causes) or f"none of {zero.unreadable} was readable"
             raise SourceError(
-                "no page can be read without disturbing the guest: all that were asked for are"
-                " swapped out, or closed to reading"
+                f"no page can be read without disturbing the guest: of what was asked for, {found}"
             )
         starts_ns: list[int] = []
         passes_ns: list[int] = []
@@ -259,6 +260,7 @@ class Sampler:
                     "periods-ns": starts_ns.copy(),
                     "passes-ns": passes_ns.copy(),
                     "unreadable": [count.unreadable for count in counts],
+                    **_causes([zero, *counts]),
                     **_changes(counts),
                 },
             )
@@ -301,13 +303,28 @@ def _changes(counts: Sequence[PassCount]) -> dict[str, list[int]]:
     return {"changes": changes} if changes else {}
 
 
+def _causes(counts: Sequence[PassCount]) -> dict[str, dict[str, int]]:
+    """Return the largest count of each cause over the passes."""
+    largest: dict[str, int] = {}
+    for count in counts:
+        for cause, n in count.causes.items():
+            largest[cause] = max(n, largest.get(cause, 0))
+    return {"unreadable-causes": largest} if largest else {}
+
+
 def _with_interval(measurement: Measurement) -> Measurement:
-    if measurement.n_sampled_pages == measurement.n_total_pages:
+    is_complete = measurement.n_sampled_pages == measurement.n_total_pages
+    if is_complete and not any(measurement.unreadable):
         return measurement  # exact: nothing is estimated
     curve = measurement.curve()
+    if is_complete:
+        confidence, method = 1.0, "bounds"
+    else:
+        confidence = 0.95
+        method = "stratified" if "changes" in measurement.details else "wilson"
     interval = {
-        "confidence": 0.95,
-        "method": "stratified" if "changes" in measurement.details else "wilson",
+        "confidence": confidence,
+        "method": method,
         "dirty-pages-low": np.floor(curve.low).astype(np.int64).tolist(),
         "dirty-pages-high": np.ceil(curve.high).astype(np.int64).tolist(),
     }
