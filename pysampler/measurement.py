@@ -192,7 +192,9 @@ class Measurement:
         changes = self.details.get("changes")
         if _are_counts(changes, len(dirty)):
             low, _ = stratified(dirty, changes, self.n_sampled_pages, self.n_total_pages)
-            _, high = stratified(most, changes, self.n_sampled_pages, self.n_total_pages)
+            # An unreadable sample that is dirty differs from at most both of its neighbours.
+            at_most = np.minimum(changes + 2 * (most - dirty), self.n_sampled_pages - 1)
+            _, high = stratified(most, at_most, self.n_sampled_pages, self.n_total_pages)
         else:
             low, _ = wilson(dirty, self.n_sampled_pages)
             _, high = wilson(most, self.n_sampled_pages)

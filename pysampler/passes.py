@@ -36,8 +36,7 @@ class PassCount(NamedTuple):
             seen. In a compare pass those that could not be compared with the baseline: they are
             not known to be dirty, and were not seen in the baseline pass, or are not seen now.
         changes: of a compare pass over strata: how often, in address order, a dirty sample
-            follows a clean one or a clean one a dirty; each neighbour of an unreadable sample
-            counts as such, so it is the most that can be. The interval of strata needs it.
+            follows one that is not or the reverse. The interval of strata needs it.
         causes: how many of the unreadable are so for which reason, by the names of CAUSES.
     """
 
@@ -56,7 +55,6 @@ class _Slice:
         has_reference: it has been seen.
         in_baseline: it was seen in the baseline pass, so the reference is the baseline's.
         dirty: when it was seen last, it differed from the reference.
-        unknown: it could not be compared with the baseline, and is not known to be dirty.
         states: as of the last pass.
         causes: state in which it was when it could not be seen last.
     """
@@ -68,7 +66,6 @@ class _Slice:
     has_reference: NDArray[np.bool_]
     in_baseline: NDArray[np.bool_]
     dirty: NDArray[np.bool_]
-    unknown: NDArray[np.bool_]
     states: StateArray
     causes: StateArray
 
@@ -134,9 +131,7 @@ class Passes:
             return count
         # Slices stand in the order of the blocks' samples.
         dirty = np.concatenate([part.dirty for part in self._slices])[self._by_address]
-        unknown = np.concatenate([part.unknown for part in self._slices])[self._by_address]
-        changed = (dirty[1:] != dirty[:-1]) | unknown[1:] | unknown[:-1]
-        return count._replace(changes=int(np.count_nonzero(changed)))
+        return count._replace(changes=int(np.count_nonzero(dirty[1:] != dirty[:-1])))
 
     def copy(self, n_pages: int) -> NDArray[np.uint8]:
         """Return what at most so many of the samples hold now, the same ones at each call.
@@ -198,8 +193,8 @@ class Passes:
         np.copyto(part.reference, hashes, where=seen & ~part.has_reference)
         part.has_reference |= seen
         np.copyto(part.dirty, hashes != part.reference, where=seen)
-        part.unknown = ~part.dirty & ~(seen & part.in_baseline)
-        return int(np.count_nonzero(part.dirty)), _by_state(part.causes[part.unknown])
+        unknown = ~part.dirty & ~(seen & part.in_baseline)
+        return int(np.count_nonzero(part.dirty)), _by_state(part.causes[unknown])
 
     def _hash(self, part: _Slice, hasher: Hasher) -> NDArray[np.uint64]:
         """Return the hash of each sample of a slice; its states say which of them were read."""
@@ -236,7 +231,6 @@ def _new_slice(reader: Reader, vfns: VfnArray) -> _Slice:
         has_reference=np.zeros(n, dtype=np.bool_),
         in_baseline=np.zeros(n, dtype=np.bool_),
         dirty=np.zeros(n, dtype=np.bool_),
-        unknown=np.zeros(n, dtype=np.bool_),
         states=np.zeros(n, dtype=np.uint8),
         causes=np.zeros(n, dtype=np.uint8),
     )

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from pysampler import Measurement
 from pysampler.intervals import clopper_pearson, hypergeometric, stratified, wilson
 
 pytestmark = pytest.mark.statistics
@@ -31,6 +32,70 @@ def test_wilson_covers_its_level_on_average_over_fractions(trials):
     fractions = np.geomspace(8 / trials, 0.5, 200)
     mean = np.mean([exact_coverage(low, high, trials, f) for f in fractions])
     assert 0.948 <= mean <= 0.956
+
+
+@pytest.mark.parametrize("trials", [129, 513, 4097])
+def test_wilson_covers_nearly_its_level_where_few_or_no_successes_are_expected(trials):
+    low, high = wilson(np.arange(trials + 1), trials)
+    expected = np.geomspace(0.05, 8, 400)
+    coverage = [exact_coverage(low, high, trials, e / trials) for e in expected]
+    assert np.mean(coverage) >= 0.94
+    # What falls short falls below one expected success, where seeing one is the exception, and at
+    # the lower end: the upper one is missed as rarely as it should be.
+    assert min(c for c, e in zip(coverage, expected, strict=True) if e > 0.2) > 0.85
+    above = [exact_coverage(0 * low, high, trials, e / trials) for e in expected]
+    assert min(above) >= 0.975
+
+
+def vector(dirty, unreadable, trials, **details):
+    """The vector of many draws, one for each period."""
+    return Measurement(
+        page_size=4096,
+        periods=tuple(range(1, len(dirty) + 1)),
+        n_dirty_pages=tuple(int(k) for k in dirty),
+        n_sampled_pages=trials,
+        n_zero_pages=0,
+        n_total_pages=1 << 40,
+        details={"unreadable": [int(u) for u in unreadable], **details},
+    )
+
+
+@pytest.mark.parametrize("hidden", [0, 0.02, 0.3, 0.9])
+@pytest.mark.parametrize("of_hidden", [0, 1, None])
+def test_an_interval_covers_whatever_the_samples_hold_that_were_not_seen(hidden, of_hidden):
+    """By enumeration of all counts: nothing is left to chance."""
+    trials = 127
+    k, u = (grid.ravel() for grid in np.mgrid[: trials + 1, : trials + 1])
+    k, u = k[k + u <= trials], u[k + u <= trials]
+    curve = vector(k, u, trials).curve()
+    coverage = []
+    for fraction in np.geomspace(0.05, trials / 2, 100) / trials:
+        chance = stats.binom.pmf(u, trials, hidden) * stats.binom.pmf(k, trials - u, fraction)
+        share = fraction if of_hidden is None else of_hidden
+        truth = (1 << 40) * (hidden * share + (1 - hidden) * fraction)
+        coverage.append(chance @ ((curve.low <= truth) & (truth <= curve.high)))
+    assert np.mean(coverage) >= 0.94
+    assert min(coverage) >= 0.83  # Wilson's own, with less than one expected success
+
+
+@pytest.mark.parametrize("hidden", [0, 0.05, 0.5])
+@pytest.mark.parametrize("of_hidden", [0, 1, None])
+@pytest.mark.parametrize("expected", [(0.05, 8), (8, 250)])
+def test_an_interval_of_strata_covers_whatever_was_not_seen(hidden, of_hidden, expected):
+    """A coverage of 94.3 %, Wilson's own for few expected dirty samples, in 20,000 draws.
+
+    It falls below 93.5 % by chance once in 10^6.
+    """
+    trials, draws = 512, 20_000
+    rng = np.random.default_rng([7, int(100 * hidden), expected[1]])
+    fraction = np.exp(rng.uniform(*np.log(expected), (draws, 1))) / trials
+    unseen = rng.random((draws, trials)) < hidden
+    dirty = (rng.random((draws, trials)) < fraction) & ~unseen
+    changes = (dirty[:, 1:] != dirty[:, :-1]).sum(axis=1).tolist()
+    curve = vector(dirty.sum(axis=1), unseen.sum(axis=1), trials, changes=changes).curve()
+    share = fraction[:, 0] if of_hidden is None else of_hidden
+    truth = (1 << 40) * (hidden * share + (1 - hidden) * fraction[:, 0])
+    assert np.mean((curve.low <= truth) & (truth <= curve.high)) >= 0.935
 
 
 @pytest.mark.parametrize("trials", [1, 129])
