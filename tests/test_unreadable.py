@@ -1,13 +1,17 @@
 """Samples that could not be seen: never clean, never zero, named with their cause."""
 
+import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import xxhash
 from invented import PAGE, ScriptedClock
+from rich.console import Console
 
 from pysampler import Measurement, passes
+from pysampler.cli.progress import print_summary
 from pysampler.core import PageState
 from pysampler.errors import FaultError, SourceError
 from pysampler.measurement import Mode
@@ -345,3 +349,23 @@ def test_what_is_written_is_read_back(memory):
     details = json.loads(vector.to_json())["x-pysampler"]
     assert details["format-version"] == 2
     assert details["unreadable"] == list(vector.unreadable)
+
+
+@pytest.mark.parametrize(
+    ("n_sampled", "unreadable", "words"),
+    [
+        (100_000, (0, 0), "  after 0.25 s   28 KiB\n"),
+        (100_000, (0, 9), "28 KiB  (28 KiB to 64 KiB)\n"),
+        (1000, (0, 0), "(95 %: 1.3 MiB to 5.6 MiB)\n"),
+        (1000, (0, 93), "(95 %: 1.3 MiB to 46.9 MiB)\n"),
+    ],
+)
+def test_a_summary_is_sure_of_what_was_seen_only(n_sampled, unreadable, words):
+    vector = replace(
+        vector_of(unreadable=unreadable, **{"passes-ns": [1, 1]}), n_sampled_pages=n_sampled
+    )
+    vector = Measurement.from_json(vector.to_json())
+    out = io.StringIO()
+    print_summary(Console(file=out, width=100), vector)
+    lines = [line.rstrip() + "\n" for line in out.getvalue().splitlines()]
+    assert any(line.endswith(words) for line in lines), lines

@@ -114,10 +114,12 @@ def print_summary(console: Console, measurement: Measurement) -> None:
     n_sampled = measurement.n_sampled_pages
     table = Table(box=None, pad_edge=False, show_header=False)
     memory = format_size(measurement.n_total_pages * size)
-    is_exact = n_sampled == measurement.n_total_pages
+    is_complete = n_sampled == measurement.n_total_pages
+    is_exact = is_complete and not any(measurement.unreadable)
+    surety = "" if is_complete else "95 %: "
     how = (
         f"all {n_sampled} pages"
-        if is_exact
+        if is_complete
         else f"{n_sampled} of {measurement.n_total_pages} pages"
     )
     table.add_row("memory", f"{memory}, {how} {_WATCHED[measurement.mode]}")
@@ -129,14 +131,14 @@ def print_summary(console: Console, measurement: Measurement) -> None:
         table.add_row(
             f"  after {measurement.periods[which] / 1000:g} s",
             format_size(curve.dirty_pages[which] * size)
-            + ("" if is_exact else f"  (95 %: {low} to {high})"),
+            + ("" if is_exact else f"  ({surety}{low} to {high})"),
         )
     seconds = measurement.duration_ms / 1000
     low, high = (end[-1] * size / MIB / seconds for end in (curve.low, curve.high))
     table.add_row(
         "dirty rate",
         f"{measurement.dirty_rate} MiB/s over {seconds:g} s"
-        + ("" if is_exact else f"  (95 %: {low:.4g} to {high:.4g})"),
+        + ("" if is_exact else f"  ({surety}{low:.4g} to {high:.4g})"),
     )
     for vcpu, rate in measurement.vcpu_dirty_rate:
         table.add_row(f"  vCPU {vcpu}", f"{rate} MiB/s")
