@@ -63,4 +63,6 @@ def test_dirty_rates_agree_within_the_sampling_interval(tmp_path, configuration)
     assert their_share == pytest.approx(DIRTY, abs=Z * deviation)
     # QEMU counts in firmware, and divides by the time that passed: both make it smaller.
     slack = Z * math.sqrt(2) * deviation * LENGTH / MIB
-    assert theirs["dirty-rate"] == pytest.approx(ours.dirty_rate, abs=slack + 2, rel=0.01)
+    # What is written in the middle of ours may make its last pass late.
+    in_2_s = ours.dirty_rate * ours.duration_ms / 2000
+    assert theirs["dirty-rate"] == pytest.approx(in_2_s, abs=slack + 2, rel=0.01)
