@@ -181,11 +181,18 @@ int ps_uffd_register(int uffd, uint64_t address, uint64_t length);
 int ps_uffd_unregister(int uffd, uint64_t address, uint64_t length);
 int ps_uffd_protect(int uffd, uint64_t address, uint64_t length);
 
+/*
+ * The grain in which registered memory is protected and released: the host's page_size, or that of the huge pages
+ * which hold it. Returns bytes, or -errno; -EINVAL: there is no whole page of any size.
+ */
+int64_t ps_uffd_page_size(int uffd, uint64_t address, uint64_t length, size_t page_size);
+
 /* Memory under tracking; its first page has bit first_bit of a bitmap, least significant first. */
 struct ps_range {
     uint64_t address;
     uint64_t length;
     uint64_t first_bit;
+    uint64_t page_size; /* what ps_uffd_page_size() says of it; a power of two */
 };
 
 /*
@@ -231,6 +238,8 @@ struct ps_waiting {
 
 struct ps_ring_set {
     int uffd;           /* of kind PS_UFFD_MESSAGES */
+    int guardian_fd;    /* a socket to the guardian, or -1 */
+    uint64_t beat_ms;   /* when it was told last that we run, CLOCK_MONOTONIC */
     int harvest_full;   /* 1: a full ring is harvested at once; 0: its thread waits for a request */
     size_t page_size;   /* the host's */
     size_t n_ranges;
@@ -242,6 +251,16 @@ struct ps_ring_set {
     uint32_t n_waiting;
     uint32_t max_waiting; /* at least 1 */
     struct ps_waiting *waiting;
+};
+
+/*
+ * What ps_ring_serve() writes to the guardian, a byte each. When the socket can be read from, then the guardian has
+ * let the guest go, or has ended.
+ */
+enum ps_guardian {
+    PS_GUARDIAN_BEAT = 'b',     /* we run; about every PS_GUARDIAN_BEAT_MS */
+    PS_GUARDIAN_LET_GO = 'x',   /* give all memory back */
+    PS_GUARDIAN_BEAT_MS = 250,
 };
 
 /* What may be asked of ps_ring_serve(). */
@@ -257,7 +276,8 @@ enum ps_ring_request {
  * A write is noted before it happens, so each write that has happened when a request is made is in the bitmap
  * when it is answered.
  *
- * Returns 0 when stopped; -EBADF: a descriptor was closed; -ESRCH: the address space has ended.
+ * Returns 0 when stopped; -EBADF: a descriptor was closed; -ESRCH: the address space has ended; -EOWNERDEAD: the
+ * guardian has let the guest go, or has ended. After an error all ranges have been unregistered.
  *
  * Pre: nothing in the set's own memory is under tracking; nobody else writes it meanwhile.
  */

@@ -7,8 +7,12 @@
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <sched.h>
+#include <stdbool.h>
+#include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "pysampler.h"
@@ -125,6 +129,54 @@ int ps_uffd_protect(int uffd, uint64_t address, uint64_t length)
     return write_protect(uffd, address, length, UFFDIO_WRITEPROTECT_MODE_WP);
 }
 
+int64_t ps_uffd_page_size(int uffd, uint64_t address, uint64_t length, size_t page_size)
+{
+    /* The kernel refuses a part of a huge page, and to release what is not protected is nothing. */
+    for (uint64_t size = page_size; size <= length; size *= 2) {
+        const int error = write_protect(uffd, address, size, 0);
+        if (error != -EINVAL)
+            return error < 0 ? error : (int64_t)size;
+    }
+    return -EINVAL;
+}
+
+/* ---- the guardian ---- */
+
+enum { BEAT_MS = PS_GUARDIAN_BEAT_MS };
+
+/* Tell the guardian that we run. It lets the guest go when it hears nothing for too long. */
+static void beat(struct ps_ring_set *set)
+{
+    struct timespec t;
+
+    if (set->guardian_fd < 0)
+        return;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    const uint64_t now_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+    if (now_ms - set->beat_ms < BEAT_MS)
+        return;
+    set->beat_ms = now_ms;
+    send(set->guardian_fd, &(char){PS_GUARDIAN_BEAT}, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/* Whether the guardian has ended, or has let the guest go. It says nothing else. */
+static bool has_lost_guardian(const struct ps_ring_set *set)
+{
+    struct pollfd polled = {.fd = set->guardian_fd, .events = POLLIN};
+    return poll(&polled, 1, 0) > 0;
+}
+
+/* Whoever waits goes on, and nobody will wait any more. Here and not in Python: one who waits may
+ * hold the interpreter's lock. */
+static void let_go(const struct ps_ring_set *set)
+{
+    for (size_t i = 0; i < set->n_ranges; i++)
+        ps_uffd_unregister(set->uffd, set->ranges[i].address, set->ranges[i].length);
+    /* Our descriptor may be what failed; the guardian has another. */
+    if (set->guardian_fd >= 0)
+        send(set->guardian_fd, &(char){PS_GUARDIAN_LET_GO}, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 /* ---- dirty rings ---- */
 
 static struct ps_ring *ring_of(const struct ps_ring_set *set, uint32_t tid)
@@ -143,29 +195,40 @@ static const struct ps_range *range_of(const struct ps_ring_set *set, uint64_t a
     return NULL;
 }
 
+/* How many bits an entry stands for: those of a huge page are written and released together. */
+static uint64_t bits_of(const struct ps_ring_set *set, uint64_t bit)
+{
+    for (size_t i = 0; i < set->n_ranges; i++)
+        if (bit - set->ranges[i].first_bit < set->ranges[i].length / set->page_size)
+            return set->ranges[i].page_size / set->page_size;
+    return 1;
+}
+
 static void harvest(const struct ps_ring_set *set, struct ps_ring *ring)
 {
     for (uint32_t i = 0; i < ring->n_entries; i++) {
-        const uint64_t bit = ring->entries[i];
-        const uint8_t mask = (uint8_t)(1u << (bit & 7));
-        /* Two threads may have met at one page before it was released: whose entry comes first
-         * gets it. */
-        if (!(set->bitmap[bit >> 3] & mask)) {
-            set->bitmap[bit >> 3] |= mask;
-            ring->n_pages++;
+        const uint64_t end = ring->entries[i] + bits_of(set, ring->entries[i]);
+        for (uint64_t bit = ring->entries[i]; bit < end; bit++) {
+            const uint8_t mask = (uint8_t)(1u << (bit & 7));
+            /* Two threads may have met at one page before it was released: whose entry comes
+             * first gets it. */
+            if (!(set->bitmap[bit >> 3] & mask)) {
+                set->bitmap[bit >> 3] |= mask;
+                ring->n_pages++;
+            }
         }
     }
     ring->n_entries = 0;
 }
 
 /* Let the writers of a page go on. */
-static int release(const struct ps_ring_set *set, uint64_t page)
+static int release(const struct ps_ring_set *set, uint64_t page, uint64_t page_size)
 {
-    const int error = write_protect(set->uffd, page, set->page_size, 0);
+    const int error = write_protect(set->uffd, page, page_size, 0);
     if (error != -ENOENT)
         return error;
     /* It was unmapped or unregistered meanwhile; whoever waits for it must see for himself. */
-    struct uffdio_range range = {.start = page, .len = set->page_size};
+    struct uffdio_range range = {.start = page, .len = page_size};
     ioctl(set->uffd, UFFDIO_WAKE, &range);
     return 0;
 }
@@ -175,6 +238,8 @@ static int note(const struct ps_ring_set *set, uint32_t tid, uint64_t address)
 {
     struct ps_ring *const ring = ring_of(set, tid);
     const struct ps_range *const range = range_of(set, address);
+    const uint64_t page_size = range ? range->page_size : set->page_size;
+    const uint64_t page = address & ~(page_size - 1);
 
     if (range) {
         if (ring->n_entries == set->capacity) {
@@ -184,9 +249,9 @@ static int note(const struct ps_ring_set *set, uint32_t tid, uint64_t address)
             harvest(set, ring);
         }
         ring->entries[ring->n_entries++] =
-            range->first_bit + (address - range->address) / set->page_size;
+            range->first_bit + (page - range->address) / set->page_size;
     }
-    return release(set, address & ~((uint64_t)set->page_size - 1));
+    return release(set, page, page_size);
 }
 
 /* Try those who wait once more; the first of each ring that must go on waiting fills it again. */
@@ -233,30 +298,48 @@ static int serve_messages(struct ps_ring_set *set)
     return 0;
 }
 
+/* Protect again what has been harvested of a part of a range. */
+static int protect_harvested(const struct ps_ring_set *set, const struct ps_range *range,
+                             uint64_t begin, uint64_t end)
+{
+    for (uint64_t page = begin; page < end; page++) {
+        uint64_t run = 0;
+        for (; page + run < end; run++) {
+            const uint64_t bit = range->first_bit + page + run;
+            if (!(set->bitmap[bit >> 3] & 1u << (bit & 7)))
+                break;
+        }
+        const int error = run ? ps_uffd_protect(set->uffd, range->address + page * set->page_size,
+                                                run * set->page_size)
+                              : 0;
+        if (error < 0)
+            return error;
+        page += run;
+    }
+    return 0;
+}
+
 /* Forget the pages harvested so far, so that their next write is a first one again. */
 static int reset(struct ps_ring_set *set)
 {
+    static const uint64_t PART = 1 << 18; /* whole huge pages, and quicker done than beats are due */
+    uint64_t n_bits = 0;
+
+    /* Bits are cleared after all ranges: several of them may have the same. */
     for (size_t i = 0; i < set->n_ranges; i++) {
         const struct ps_range *const range = &set->ranges[i];
         const uint64_t n = range->length / set->page_size;
-        for (uint64_t page = 0; page < n; page++) {
-            uint64_t run = 0;
-            for (; page + run < n; run++) {
-                const uint64_t bit = range->first_bit + page + run;
-                const uint8_t mask = (uint8_t)(1u << (bit & 7));
-                if (!(set->bitmap[bit >> 3] & mask))
-                    break;
-                set->bitmap[bit >> 3] &= (uint8_t)~mask;
-            }
-            const int error = run ? ps_uffd_protect(set->uffd,
-                                                    range->address + page * set->page_size,
-                                                    run * set->page_size)
-                                  : 0;
+        for (uint64_t begin = 0; begin < n; begin += PART) {
+            const uint64_t end = n - begin < PART ? n : begin + PART;
+            const int error = protect_harvested(set, range, begin, end);
             if (error < 0)
                 return error;
-            page += run;
+            beat(set);
         }
+        if (n_bits < range->first_bit + n)
+            n_bits = range->first_bit + n;
     }
+    memset(set->bitmap, 0, (n_bits + 7) / 8);
     for (size_t i = 0; i < set->n_rings; i++)
         set->rings[i].n_pages = set->rings[i].n_full = 0;
     return 0;
@@ -274,20 +357,24 @@ static int answer(struct ps_ring_set *set, uint64_t request)
     return retry_waiting(set);
 }
 
-int ps_ring_serve(struct ps_ring_set *set, int request_fd, int reply_fd)
+static int serve(struct ps_ring_set *set, int request_fd, int reply_fd)
 {
     for (;;) {
         struct pollfd polled[] = {
             {.fd = request_fd, .events = POLLIN},
             {.fd = set->n_waiting < set->max_waiting ? set->uffd : -1, .events = POLLIN},
+            {.fd = set->guardian_fd, .events = POLLIN},
         };
-        if (poll(polled, 2, -1) < 0) {
+        beat(set);
+        if (poll(polled, 3, set->guardian_fd < 0 ? -1 : BEAT_MS) < 0) {
             if (errno == EINTR)
                 continue;
             return -errno;
         }
         if ((polled[0].revents | polled[1].revents) & ~POLLIN)
             return -EBADF;
+        if (polled[2].revents)
+            return -EOWNERDEAD;
         if (polled[1].revents & POLLIN) {
             const int error = serve_messages(set);
             if (error < 0)
@@ -298,10 +385,23 @@ int ps_ring_serve(struct ps_ring_set *set, int request_fd, int reply_fd)
             if (read(request_fd, &request, sizeof request) != sizeof request)
                 continue;
             const int error = answer(set, request);
+            if (error < 0)
+                return error;
+            /* What was written after the guest was let go has not been counted. */
+            if (has_lost_guardian(set))
+                return -EOWNERDEAD;
             if (write(reply_fd, &(uint64_t){1}, sizeof(uint64_t)) < 0)
                 return -errno;
-            if (error < 0 || request & PS_RING_STOP)
-                return error;
+            if (request & PS_RING_STOP)
+                return 0;
         }
     }
+}
+
+int ps_ring_serve(struct ps_ring_set *set, int request_fd, int reply_fd)
+{
+    const int error = serve(set, request_fd, reply_fd);
+    if (error < 0)
+        let_go(set);
+    return error;
 }

@@ -43,7 +43,10 @@ from pysampler.core.precopy import (
 )
 from pysampler.core.seam import BitArray, HashArray, StateArray, VfnArray
 from pysampler.core.tracking import (
+    GUARDIAN_BEAT_S,
+    GUARDIAN_LET_GO,
     HOST_PAGE_SIZE,
+    MAX_WAITING,
     Range,
     RingRequest,
     RingSet,
@@ -54,6 +57,7 @@ from pysampler.core.tracking import (
     uffd_copy,
     uffd_features,
     uffd_open,
+    uffd_page_size,
     uffd_protect,
     uffd_register,
     uffd_unregister,
@@ -61,7 +65,10 @@ from pysampler.core.tracking import (
 )
 
 __all__ = [
+    "GUARDIAN_BEAT_S",
+    "GUARDIAN_LET_GO",
     "HOST_PAGE_SIZE",
+    "MAX_WAITING",
     "HUGETLBFS_MAGIC",
     "PAGE_SIZES",
     "PRECOPY_CELL",
@@ -109,6 +116,7 @@ __all__ = [
     "uffd_copy",
     "uffd_features",
     "uffd_open",
+    "uffd_page_size",
     "uffd_protect",
     "uffd_register",
     "uffd_unregister",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HOST_PAGE_SIZE = os.sysconf("SC_PAGESIZE")  # the grain of exact tracking
 
-_MAX_WAITING = 1024  # writes that can wait at full rings; more leave their messages in the kernel
+MAX_WAITING = 1024  # writes that can wait at full rings; more leave their messages in the kernel
 
 
 class UffdKind(enum.IntEnum):
@@ -56,11 +56,13 @@ class Range(NamedTuple):
         address: of its first byte.
         length: bytes, whole pages.
         first_bit: its first page's bit in the bitmap.
+        page_size: bytes that are protected and released together, `uffd_page_size`.
     """
 
     address: int
     length: int
     first_bit: int
+    page_size: int = HOST_PAGE_SIZE
 
     @property
     def end_bit(self) -> int:
@@ -71,6 +73,14 @@ class Range(NamedTuple):
 def uffd_register(uffd: int, memory: Range) -> None:
     """Register memory for write-protection; see ps_uffd_register."""
     check(lib.ps_uffd_register(uffd, memory.address, memory.length), "UFFDIO_REGISTER")
+
+
+def uffd_page_size(uffd: int, memory: Range) -> int:
+    """Return the grain of registered memory in bytes; see ps_uffd_page_size."""
+    return check(
+        lib.ps_uffd_page_size(uffd, memory.address, memory.length, HOST_PAGE_SIZE),
+        "UFFDIO_WRITEPROTECT",
+    )
 
 
 def uffd_unregister(uffd: int, memory: Range) -> None:
@@ -110,6 +120,10 @@ def soft_dirty_pages(pagemap: int, memory: Range, bitmap: BitArray) -> int:
     return check(lib.ps_soft_dirty_pages(pagemap, _range(memory), HOST_PAGE_SIZE, bits), "pagemap")
 
 
+GUARDIAN_BEAT_S = lib.PS_GUARDIAN_BEAT_MS / 1000
+GUARDIAN_LET_GO = bytes([lib.PS_GUARDIAN_LET_GO])
+
+
 class RingRequest(enum.IntEnum):
     """What may be asked of `ring_serve`."""
 
@@ -128,6 +142,7 @@ class RingSet:
         tids: the threads with a ring of their own.
         capacity: entries of a ring.
         harvest_full: whether a full ring is harvested at once.
+        guardian: a socket to the process that lets the guest go in our place; -1 without one.
     """
 
     def __init__(
@@ -139,12 +154,13 @@ class RingSet:
         *,
         capacity: int,
         harvest_full: bool,
+        guardian: int,
     ) -> None:
         n_rings = len(tids) + 1
         self._bitmap = _bits(bitmap, ranges)
         self._ranges = ffi.new("struct ps_range[]", list(ranges))
         self._entries = ffi.new("uint64_t[]", n_rings * capacity)
-        self._waiting = ffi.new("struct ps_waiting[]", _MAX_WAITING)
+        self._waiting = ffi.new("struct ps_waiting[]", MAX_WAITING)
         self._rings = ffi.new("struct ps_ring[]", n_rings)
         for i, tid in enumerate((*tids, 0)):
             self._rings[i].entries = self._entries + i * capacity
@@ -153,6 +169,7 @@ class RingSet:
             "struct ps_ring_set *",
             {
                 "uffd": uffd,
+                "guardian_fd": guardian,
                 "harvest_full": harvest_full,
                 "page_size": HOST_PAGE_SIZE,
                 "n_ranges": len(ranges),
@@ -161,7 +178,7 @@ class RingSet:
                 "n_rings": n_rings,
                 "rings": self._rings,
                 "capacity": capacity,
-                "max_waiting": _MAX_WAITING,
+                "max_waiting": MAX_WAITING,
                 "waiting": self._waiting,
             },
         )

@@ -9,6 +9,7 @@ bitmap is the union since the baseline by itself.
 from __future__ import annotations
 
 import os
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from pysampler import core
@@ -52,6 +53,8 @@ class DirtyBitmap:
         self._protection = WriteProtection(
             self.memory, UffdKind.ASYNC, os.getpid() if pid is None else pid
         )
+        # Should nobody call close(): the memory is not to stay registered.
+        self.close = weakref.finalize(self, self._protection.close)
 
     def warm_up(self) -> None:
         """Count zero pages and protect everything."""
@@ -73,6 +76,7 @@ class DirtyBitmap:
                     self._protection.pagemap, memory, self.memory.bitmap
                 )
         self.memory.check()
+        self._protection.check_guardian()
         return PassCount(self._n_written * PAGES_PER_BIT, 0)
 
     def details(self) -> dict[str, Any]:
@@ -85,7 +89,3 @@ class DirtyBitmap:
     def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
         """Return nothing: it is not known who wrote a page."""
         return ()
-
-    def close(self) -> None:
-        """Leave the memory as it was; a second call does nothing."""
-        self._protection.close()

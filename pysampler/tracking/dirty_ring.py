@@ -13,6 +13,7 @@ import os
 import re
 import threading
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pysampler import core
@@ -26,7 +27,7 @@ from pysampler.tracking.pages import block_details, count_zero_pages
 from pysampler.tracking.userfaultfd import WriteProtection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pysampler.ramblock import RAMBlock
 
@@ -40,6 +41,9 @@ _VCPU_THREAD = re.compile(r"CPU (\d+)/", re.ASCII)
 def vcpu_threads(pid: int) -> dict[int, int]:
     """Return the thread ids of a process's vCPUs by their number, as their names tell.
 
+    The ids are those that the process itself sees, as a userfaultfd's messages have them: of its
+    own pid namespace, not of ours.
+
     Raises:
         SourceError: no such process, or it has no thread that is named as QEMU names vCPUs.
     """
@@ -49,10 +53,10 @@ def vcpu_threads(pid: int) -> dict[int, int]:
             try:
                 with open(f"/proc/{pid}/task/{tid}/comm", encoding="ascii", errors="replace") as f:
                     name = _VCPU_THREAD.match(f.read())
+                if name:
+                    vcpus[int(name[1])] = _own_id(f"/proc/{pid}/task/{tid}/status")
             except (FileNotFoundError, ProcessLookupError):
                 continue  # a thread that ended meanwhile
-            if name:
-                vcpus[int(name[1])] = int(tid)
     except OSError as error:
         raise process_error(error, pid) from error
     if not vcpus:
@@ -63,6 +67,12 @@ def vcpu_threads(pid: int) -> dict[int, int]:
     return dict(sorted(vcpus.items()))
 
 
+def _own_id(status: str) -> int:
+    """Return a thread's id in the innermost of the pid namespaces that it is in."""
+    with open(status, encoding="ascii", errors="replace") as file:
+        return next(int(line.split()[-1]) for line in file if line.startswith("NSpid:"))
+
+
 class DirtyRing:
     """Observer by userfaultfd messages; see pysampler.sampler.Observer.
 
@@ -70,7 +80,7 @@ class DirtyRing:
 
     Args:
         blocks: what to track.
-        vcpus: thread ids by vCPU number.
+        vcpus: thread ids by vCPU number, as the process itself sees them.
         pid: the process whose writes count; None for this one.
         threads: threads that look for zero pages.
         capacity: entries of each ring.
@@ -115,6 +125,7 @@ class DirtyRing:
             tuple(vcpus.values()),
             capacity=capacity,
             harvest_full=harvest_full,
+            guardian=-1 if protection.guardian is None else protection.guardian.fd,
         )
         self._handler = _Handler(protection, rings)
         # Should nobody call close(): no writer may wait for a handler that ends with us.
@@ -123,16 +134,19 @@ class DirtyRing:
     def warm_up(self) -> None:
         """Count zero pages, start the handler and protect everything."""
         self._n_zero = count_zero_pages(self.memory.blocks, self._threads)
-        self._handler.start()
+        with self._failing():
+            self._handler.start()
 
     def baseline(self) -> PassCount:
         """Forget what was written while `warm_up` still went on."""
-        self._ask(RingRequest.RESET)
+        with self._failing():
+            self._handler.ask(RingRequest.RESET)
         return PassCount(self._n_zero, 0)
 
     def compare(self) -> PassCount:
         """Harvest the rings; count the pages written since the baseline."""
-        self._ask(RingRequest.HARVEST)
+        with self._failing():
+            self._handler.ask(RingRequest.HARVEST)
         self.memory.check()
         return PassCount(sum(self._handler.rings.n_pages) * PAGES_PER_BIT, 0)
 
@@ -162,10 +176,12 @@ class DirtyRing:
             "blocks": block_details(self.memory.blocks),
         }
 
-    def _ask(self, request: RingRequest) -> None:
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
         try:
-            self._handler.ask(request)
+            yield
         except OSError as error:
+            self._handler.protection.check_guardian()
             raise FaultError(
                 f"dirty-ring: its handler ended: {error.strerror}",
                 idstr=self.memory.blocks[0].idstr,
@@ -178,6 +194,7 @@ class _Handler:
     def __init__(self, protection: WriteProtection, rings: RingSet) -> None:
         self.rings = rings
         self.protection = protection
+        self._opener = os.getpid()
         self._request = os.eventfd(0, os.EFD_CLOEXEC)
         self._reply = os.eventfd(0, os.EFD_CLOEXEC)
         self._failure: OSError | None = None
@@ -185,8 +202,18 @@ class _Handler:
         self._thread = threading.Thread(target=self._serve, name="dirty-ring", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer, then protect: from now on messages come."""
-        self._thread.start()
+        """Begin to answer, then protect: from now on messages come.
+
+        Raises:
+            SourceError: there can be no thread.
+            OSError: the handler has failed.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise SourceError(f"dirty-ring: {error} that answers writes") from error
+        # Until it is in C it needs the interpreter's lock, which a writer may hold.
+        self.ask(RingRequest.HARVEST)
         self.protection.protect()
 
     def ask(self, request: RingRequest) -> None:
@@ -202,7 +229,9 @@ class _Handler:
             raise self._failure
 
     def close(self) -> None:
-        """Give the memory back, end the thread, close everything."""
+        """Give the memory back, end the thread, close everything; not in a forked child."""
+        if os.getpid() != self._opener:
+            return
         # First of all, so that nobody waits for an answer any more.
         self.protection.unregister()
         if self._thread.is_alive():
@@ -217,5 +246,4 @@ class _Handler:
             core.ring_serve(self.rings, self._request, self._reply)
         except OSError as error:
             self._failure = error
-            self.protection.unregister()
             os.eventfd_write(self._reply, 1)

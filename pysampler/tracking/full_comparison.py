@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from pysampler.core import Hash, Hasher
@@ -47,7 +48,7 @@ class FullComparison:
         self.warm_up = passes.warm_up
         self.baseline = passes.baseline
         self.compare = passes.compare
-        self.close = passes.close
+        self.close = weakref.finalize(self, passes.close)
 
     def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
         """Return nothing: it is not known who wrote a page."""

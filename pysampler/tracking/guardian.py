@@ -1,34 +1,59 @@
 # SPDX-License-Identifier: MIT
-"""Waits until its parent is gone, then gives tracked memory of another process back.
+"""The cleanup process: gives tracked memory of another process back where its tracker cannot.
 
-Started as ``python -m pysampler.tracking.guardian FD ADDRESS:LENGTH...`` with a pipe from its
-parent as stdin.
+Started as ``python -m pysampler.tracking.guardian FD`` with a socket to its tracker as stdin, which
+tells it the ranges. It lets the guest go when the tracker has ended, asks for it, or has begun to
+send beats and then sends none for `SILENCE_S`, as one does that is stopped.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import select
 import signal
+import socket
 import sys
 from contextlib import suppress
 
 from pysampler import core
+from pysampler.core import GUARDIAN_BEAT_S, GUARDIAN_LET_GO
+from pysampler.tracking.guarded import READY, SILENCE_S, STOPPED
 
 
-def main(fd: int, ranges: list[core.Range]) -> None:
-    """Wait for the end of stdin, then unregister the ranges of a userfaultfd."""
+def main(fd: int, tracker: socket.socket) -> None:
+    """Wait until the guest is to be let go, then unregister the memory of a userfaultfd."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    sys.stdin.buffer.read()
+    with tracker.makefile("rb", buffering=0) as lines:
+        ranges = [core.Range(*numbers) for numbers in json.loads(lines.readline())]
+    tracker.sendall(READY)
+    if _falls_silent(tracker):
+        # First: what is written from now on is not seen, so the tracker must not count on.
+        with suppress(OSError):
+            tracker.send(STOPPED, socket.MSG_DONTWAIT)
     for memory in ranges:
         with suppress(OSError):
             core.uffd_unregister(fd, memory)
 
 
+def _falls_silent(tracker: socket.socket) -> bool:
+    """Return True when beats have ceased, False when the tracker has ended or has asked."""
+    # Silence is counted by waits: where all processes stand still together, so does the count.
+    n_silent, beats = 0, False
+    while n_silent * GUARDIAN_BEAT_S < SILENCE_S:
+        if not select.select([tracker], [], [], GUARDIAN_BEAT_S if beats else None)[0]:
+            n_silent += 1
+            continue
+        try:
+            said = tracker.recv(4096)
+        except OSError:
+            said = b""
+        if not said or GUARDIAN_LET_GO in said:
+            return False
+        n_silent, beats = 0, True
+    return True
+
+
 if __name__ == "__main__":
-    main(
-        int(sys.argv[1]),
-        [
-            core.Range(int(address), int(length), first_bit=0)
-            for address, _, length in (text.partition(":") for text in sys.argv[2:])
-        ],
-    )
+    main(int(sys.argv[1]), socket.socket(fileno=os.dup(0)))

@@ -12,8 +12,6 @@ import errno
 import fcntl
 import os
 import re
-import subprocess
-import sys
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ from pysampler import core
 from pysampler.core import UffdKind
 from pysampler.errors import FaultError, MissingFeatureError, SourceError
 from pysampler.rights import process_error
+from pysampler.tracking.guarded import Guardian
 from pysampler.tracking.memory import UntrackableError
 
 if TYPE_CHECKING:
@@ -80,6 +79,7 @@ class WriteProtection:
     Attributes:
         fd: the userfaultfd.
         pagemap: /proc/PID/pagemap, open.
+        guardian: gives the memory of another process back if this one cannot; else None.
 
     Args:
         memory: what to register.
@@ -89,11 +89,13 @@ class WriteProtection:
     Raises:
         MissingFeatureError: there is no userfaultfd to be had.
         UntrackableError: this memory cannot be write-protected.
-        SourceError: no such process, or it is being tracked already.
+        SourceError: no such process, it is being tracked already, or there can be no guardian.
     """
 
     def __init__(self, memory: TrackedMemory, kind: UffdKind, pid: int) -> None:
         self._memory = memory
+        self._opener = os.getpid()
+        self.guardian: Guardian | None = None
         with ExitStack() as stack:
             self.pagemap = _open_pagemap(pid)
             stack.callback(os.close, self.pagemap)
@@ -104,8 +106,8 @@ class WriteProtection:
                 _lock(self.pagemap, pid)
                 self.fd = _borrow(pid, kind)
                 stack.callback(os.close, self.fd)
-                guardian = _start_guardian(self.fd, memory.ranges)
-                stack.callback(guardian.communicate)  # the end of its stdin ends it
+                self.guardian = Guardian(self.fd, memory.ranges)
+                stack.callback(self.guardian.close)
             self._register()
             self._stack = stack.pop_all()
 
@@ -115,6 +117,10 @@ class WriteProtection:
             for memory in self._memory.ranges:
                 core.uffd_register(self.fd, memory)
                 self._registered.append(memory)
+            self._memory.ranges = [
+                memory._replace(page_size=core.uffd_page_size(self.fd, memory))
+                for memory in self._registered
+            ]
         except OSError as error:
             block = self._memory.owner(memory)
             self.unregister()
@@ -143,6 +149,16 @@ class WriteProtection:
                 idstr=idstr,
             ) from error
 
+    def check_guardian(self) -> None:
+        """Make sure that the guardian is there and has not let the guest go.
+
+        Raises:
+            FaultError: it is not, or has.
+        """
+        why = None if self.guardian is None else self.guardian.why_lost()
+        if why is not None:
+            raise FaultError(f"tracking has ended: {why}", idstr=self._memory.blocks[0].idstr)
+
     def unregister(self) -> None:
         """Give all memory back as it was; writers that wait go on."""
         while self._registered:
@@ -151,9 +167,10 @@ class WriteProtection:
                 core.uffd_unregister(self.fd, self._registered.pop())
 
     def close(self) -> None:
-        """Unregister, and close; a second call does nothing."""
-        self.unregister()
-        self._stack.close()
+        """Unregister, and close; a second call does nothing, nor does one in a forked child."""
+        if os.getpid() == self._opener:
+            self.unregister()
+            self._stack.close()
 
 
 def _open_pagemap(pid: int) -> int:
@@ -194,26 +211,6 @@ def _borrow(pid: int, kind: UffdKind) -> int:
 def _features(fdinfo: str) -> int:
     match = re.search(r"^API:\s*[0-9a-f]+:([0-9a-f]+):", fdinfo, re.MULTILINE)
     return int(match[1], 16) & ~_INTERNAL_FEATURES if match else 0
-
-
-def _start_guardian(fd: int, ranges: list[Range]) -> subprocess.Popen[bytes]:
-    """Start what unregisters the memory of another process should this process be killed.
-
-    The borrowed descriptor stays open over there, so its kernel would not do it; and a write
-    that waits for an answer would wait forever.
-    """
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "pysampler.tracking.guardian",
-            str(fd),
-            *(f"{memory.address}:{memory.length}" for memory in ranges),
-        ],
-        stdin=subprocess.PIPE,
-        pass_fds=[fd],
-        start_new_session=True,  # Ctrl-C must not reach it
-    )
 
 
 def _why_not(block: RAMBlock, error: OSError) -> SourceError:

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""The tracker's side of its cleanup process; see pysampler.tracking.guardian."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pysampler.errors import SourceError
+
+if TYPE_CHECKING:
+    from pysampler.core import Range
+
+SILENCE_S = 2  # after so long without a sign of life of the tracker the guest is let go
+READY = b"r"
+STOPPED = b"s"  # the guest has been let go, for the tracker was silent
+
+_START_S = 30  # how long it may take to start
+_END_S = 5  # how long it may take to end; what it would give back, the tracker has given back
+
+
+class Guardian:
+    """A process that unregisters the memory of another one where this one cannot.
+
+    The borrowed userfaultfd stays open over there, so its kernel would not do it; and a write
+    that waits for an answer would wait forever.
+
+    Args:
+        fd: the userfaultfd.
+        ranges: what is going to be registered.
+
+    Raises:
+        SourceError: it cannot be started.
+    """
+
+    def __init__(self, fd: int, ranges: list[Range]) -> None:
+        self._socket, other = socket.socketpair()
+        try:
+            with other:
+                self._process = _start(fd, other)
+        except (OSError, ValueError) as error:
+            self._socket.close()
+            raise SourceError(f"{_CANNOT_START}: {error}") from error
+        try:
+            self._socket.settimeout(_START_S)
+            self._socket.sendall(json.dumps(ranges).encode("ascii") + b"\n")
+            ready = self._socket.recv(1) == READY
+        except OSError:
+            ready = False
+        if not ready:
+            self.close()
+            raise SourceError(f"{_CANNOT_START}: it ended, or did nothing for {_START_S} s")
+
+    @property
+    def fd(self) -> int:
+        """The socket. It can be read from when the guardian has let the guest go, or has ended."""
+        return self._socket.fileno()
+
+    def why_lost(self) -> str | None:
+        """Return why the memory is tracked no more, or None while it is."""
+        polled = select.poll()  # select() knows no descriptors from 1024 on
+        polled.register(self._socket, select.POLLIN)
+        if not polled.poll(0):
+            return None
+        said = b""
+        with suppress(OSError):
+            said = self._socket.recv(1, socket.MSG_PEEK)
+        if said == STOPPED:
+            return f"this process was stopped for longer than {SILENCE_S} s; the guest was let go"
+        return "its cleanup process has ended, without which a guest could be left standing"
+
+    def close(self) -> None:
+        """End it."""
+        self._socket.close()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:  # stopped, say
+            self._process.kill()
+            self._process.wait()
+
+
+_CANNOT_START = "the cleanup process, without which nothing is tracked, cannot be started"
+
+
+def _start(fd: int, tracker: socket.socket) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pysampler.tracking.guardian", str(fd)],
+        stdin=tracker,
+        # Neither is to be held open by what outlives the tracker.
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[fd],
+        start_new_session=True,  # Ctrl-C and Ctrl-Z must not reach it
+    )
