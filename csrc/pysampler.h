@@ -237,7 +237,8 @@ struct ps_waiting {
 };
 
 struct ps_ring_set {
-    int uffd;           /* of kind PS_UFFD_MESSAGES */
+    int uffd;           /* of kind PS_UFFD_MESSAGES, a copy that nobody else knows */
+    int shown_uffd;     /* what it is a copy of: others may close it or put something else there */
     int guardian_fd;    /* a socket to the guardian, or -1 */
     uint64_t beat_ms;   /* when it was told last that we run, CLOCK_MONOTONIC */
     int harvest_full;   /* 1: a full ring is harvested at once; 0: its thread waits for a request */
@@ -276,7 +277,7 @@ enum ps_ring_request {
  * A write is noted before it happens, so each write that has happened when a request is made is in the bitmap
  * when it is answered.
  *
- * Returns 0 when stopped; -EBADF: a descriptor was closed; -ESRCH: the address space has ended; -EOWNERDEAD: the
+ * Returns 0 when stopped; -EBADF: a descriptor was closed, or is another file; -ESRCH: the address space has ended; -EOWNERDEAD: the
  * guardian has let the guest go, or has ended. After an error all ranges have been unregistered.
  *
  * Pre: nothing in the set's own memory is under tracking; nobody else writes it meanwhile.

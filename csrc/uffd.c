@@ -172,7 +172,6 @@ static void let_go(const struct ps_ring_set *set)
 {
     for (size_t i = 0; i < set->n_ranges; i++)
         ps_uffd_unregister(set->uffd, set->ranges[i].address, set->ranges[i].length);
-    /* Our descriptor may be what failed; the guardian has another. */
     if (set->guardian_fd >= 0)
         send(set->guardian_fd, &(char){PS_GUARDIAN_LET_GO}, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
@@ -282,8 +281,6 @@ static int serve_messages(struct ps_ring_set *set)
     const ssize_t got = read(set->uffd, messages, room * sizeof *messages);
     if (got < 0)
         return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-    if (got == 0) /* the descriptor was replaced by that of something else */
-        return -EBADF;
     for (size_t i = 0; i < (size_t)got / sizeof *messages; i++) {
         if (messages[i].event != UFFD_EVENT_PAGEFAULT)
             continue;
@@ -345,8 +342,16 @@ static int reset(struct ps_ring_set *set)
     return 0;
 }
 
+static bool is_userfaultfd(int fd)
+{
+    struct uffdio_range nothing = {0};
+    return ioctl(fd, UFFDIO_WAKE, &nothing) == 0 || errno == EINVAL;
+}
+
 static int answer(struct ps_ring_set *set, uint64_t request)
 {
+    if (!is_userfaultfd(set->shown_uffd))
+        return -EBADF;
     for (size_t i = 0; i < set->n_rings; i++)
         harvest(set, &set->rings[i]);
     if (request & PS_RING_RESET) {
@@ -382,8 +387,11 @@ static int serve(struct ps_ring_set *set, int request_fd, int reply_fd)
         }
         if (polled[0].revents & POLLIN) {
             uint64_t request;
-            if (read(request_fd, &request, sizeof request) != sizeof request)
+            const ssize_t got = read(request_fd, &request, sizeof request);
+            if (got < 0 && errno == EINTR)
                 continue;
+            if (got != sizeof request)
+                return -EBADF;
             const int error = answer(set, request);
             if (error < 0)
                 return error;

@@ -137,6 +137,7 @@ class RingSet:
 
     Args:
         uffd: a descriptor of kind MESSAGES.
+        own_uffd: a copy of it that nobody else knows.
         ranges: the memory under tracking.
         bitmap: has a bit for each of its pages.
         tids: the threads with a ring of their own.
@@ -148,6 +149,7 @@ class RingSet:
     def __init__(
         self,
         uffd: int,
+        own_uffd: int,
         ranges: Sequence[Range],
         bitmap: BitArray,
         tids: Sequence[int],
@@ -168,7 +170,8 @@ class RingSet:
         self.struct = ffi.new(
             "struct ps_ring_set *",
             {
-                "uffd": uffd,
+                "uffd": own_uffd,
+                "shown_uffd": uffd,
                 "guardian_fd": guardian,
                 "harvest_full": harvest_full,
                 "page_size": HOST_PAGE_SIZE,

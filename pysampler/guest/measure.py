@@ -39,7 +39,7 @@ class GuestMeasure:
     def blocks(self) -> list[RAMBlock]:
         """Return the guest's RAM as memfds, whose holes sampling does not fill."""
         return [
-            file_memory_block(f"/proc/{os.getpid()}/fd/{block.fd}", block.idstr)
+            file_memory_block(f"/proc/self/fd/{block.fd}", block.idstr)
             for block in self._guest.blocks
         ]
 

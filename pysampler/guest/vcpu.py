@@ -81,7 +81,7 @@ class VcpuThread(threading.Thread):
     def _run(self) -> None:
         """Run stretch by stretch: one C call, which a phase's end or `interrupt` ends."""
         # QEMU's threads are called "CPU 0/KVM"; that is how people and tools find them.
-        with open(f"/proc/self/task/{self.native_id}/comm", "w", encoding="ascii") as comm:
+        with open("/proc/thread-self/comm", "w", encoding="ascii") as comm:
             comm.write(f"CPU {self.index}/EMU")
         loaded = -1
         while True:

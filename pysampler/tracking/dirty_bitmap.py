@@ -17,7 +17,7 @@ from pysampler.core import UffdKind
 from pysampler.measurement import Mode
 from pysampler.passes import PassCount
 from pysampler.tracking.memory import PAGES_PER_BIT, TrackedMemory
-from pysampler.tracking.pages import block_details, count_zero_pages
+from pysampler.tracking.pages import count_zero_pages
 from pysampler.tracking.userfaultfd import WriteProtection
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class DirtyBitmap:
         """Return how it was tracked."""
         return {
             "tracking": "userfaultfd-wp-async",
-            "blocks": block_details(self.memory.blocks),
+            "blocks": self.memory.block_details(),
         }
 
     def vcpu_pages(self) -> tuple[tuple[int, int], ...]:

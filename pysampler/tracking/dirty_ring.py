@@ -23,7 +23,7 @@ from pysampler.measurement import Mode
 from pysampler.passes import PassCount
 from pysampler.rights import process_error
 from pysampler.tracking.memory import PAGES_PER_BIT, TrackedMemory
-from pysampler.tracking.pages import block_details, count_zero_pages
+from pysampler.tracking.pages import count_zero_pages
 from pysampler.tracking.userfaultfd import WriteProtection
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ class DirtyRing:
         )
         rings = RingSet(
             protection.fd,
+            protection.own_fd,
             self.memory.ranges,
             self.memory.bitmap,
             tuple(vcpus.values()),
@@ -173,7 +174,7 @@ class DirtyRing:
             "dirty-ring-size": self._capacity,
             "dirty-ring-full": list(rings.n_full[:-1]),
             "n-dirty-pages-no-vcpu": rings.n_pages[-1] * PAGES_PER_BIT,
-            "blocks": block_details(self.memory.blocks),
+            "blocks": self.memory.block_details(),
         }
 
     @contextmanager

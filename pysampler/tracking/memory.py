@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from pysampler.errors import FaultError, SourceError
 from pysampler.ramblock import MIN_USED_LENGTH, BufferMemory, FileMemory, RAMBlock
 from pysampler.rights import process_error
 from pysampler.source.maps import Mapping, is_mapped, read_maps
+from pysampler.tracking.pages import block_details
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,6 +55,7 @@ class TrackedMemory:
         if not self.blocks:
             raise SourceError("there is no RAMBlock of at least 128 KiB to track")
         self._pid = pid
+        _check_proc()
         try:
             mappings = read_maps(pid)
         except OSError as error:
@@ -71,6 +73,17 @@ class TrackedMemory:
             first_bit += -(-block.used_length // HOST_PAGE_SIZE // 8) * 8
         self.bitmap = np.zeros(first_bit // 8, dtype=np.uint8)
         self.n_total_pages = sum(block.used_length // 4096 for block in self.blocks)
+
+    def block_details(self) -> list[dict[str, Any]]:
+        """Return what the vector says of each block."""
+        grains = {
+            block.idstr: memory.page_size
+            for block, memory in zip(self._owners, self.ranges, strict=True)
+        }
+        return [
+            {**of_block, "tracking-page-size": grains[of_block["idstr"]]}
+            for of_block in block_details(self.blocks)
+        ]
 
     def dirty_pages(self, idstr: str) -> NDArray[np.bool_]:
         """Return for each page of a block whether it is known to be dirty."""
@@ -100,6 +113,15 @@ class TrackedMemory:
                 raise FaultError(
                     f"RAMBlock {block.idstr}: process {self._pid} {why}", idstr=block.idstr
                 )
+
+
+def _check_proc() -> None:
+    """Make sure that /proc and we mean the same process by a number."""
+    if os.readlink("/proc/self") != str(os.getpid()):
+        raise SourceError(
+            "/proc shows the process ids of another pid namespace than this process is in; mount"
+            " it anew, as unshare --mount-proc does"
+        )
 
 
 def _ranges_of(

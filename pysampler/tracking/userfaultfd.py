@@ -78,6 +78,7 @@ class WriteProtection:
 
     Attributes:
         fd: the userfaultfd.
+        own_fd: a copy of it that nobody else knows.
         pagemap: /proc/PID/pagemap, open.
         guardian: gives the memory of another process back if this one cannot; else None.
 
@@ -101,12 +102,14 @@ class WriteProtection:
             stack.callback(os.close, self.pagemap)
             if pid == os.getpid():
                 self.fd = open_userfaultfd(kind)
-                stack.callback(os.close, self.fd)
             else:
                 _lock(self.pagemap, pid)
                 self.fd = _borrow(pid, kind)
-                stack.callback(os.close, self.fd)
-                self.guardian = Guardian(self.fd, memory.ranges)
+            stack.callback(os.close, self.fd)
+            self.own_fd = os.dup(self.fd)
+            stack.callback(os.close, self.own_fd)
+            if pid != os.getpid():
+                self.guardian = Guardian(self.own_fd, memory.ranges)
                 stack.callback(self.guardian.close)
             self._register()
             self._stack = stack.pop_all()
@@ -164,7 +167,7 @@ class WriteProtection:
         while self._registered:
             # What was unmapped meanwhile, or ended with its process, has nothing to be undone.
             with suppress(OSError):
-                core.uffd_unregister(self.fd, self._registered.pop())
+                core.uffd_unregister(self.own_fd, self._registered.pop())
 
     def close(self) -> None:
         """Unregister, and close; a second call does nothing, nor does one in a forked child."""

@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import pytest
+from tracked_guest import Guest
 
 from pysampler.tracking import probe
 
@@ -18,3 +21,25 @@ def needs_dirty_bitmap():
 @pytest.fixture(scope="session")
 def needs_dirty_ring():
     needs("userfaultfd write-protect, messages")
+
+
+@pytest.fixture
+def guest():
+    guest = Guest()
+    yield guest
+    guest.end()
+
+
+@pytest.fixture
+def huge_pages():
+    """Sixteen huge pages of 2 MiB, or more that were there before."""
+    reserved = Path("/proc/sys/vm/nr_hugepages")
+    before = reserved.read_text()
+    try:
+        reserved.write_text(str(max(16, int(before))))
+        if int(reserved.read_text()) < 16:
+            pytest.skip("no huge pages to be had: memory is fragmented")
+    except OSError as error:
+        pytest.skip(f"no huge pages to be had: {error}")
+    yield
+    reserved.write_text(before)

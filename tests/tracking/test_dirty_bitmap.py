@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from writers import HUGE, KINDS, PAGE, anonymous, filled, memfd, tracking, write_page
+from writers import KINDS, PAGE, anonymous, filled, memfd, tracking, write_page
 
 from pysampler import core
 from pysampler.errors import FaultError, SourceError
@@ -34,24 +34,6 @@ def test_exactly_the_written_pages_are_dirty(kind, pages):
             write_page(memory, page)
         assert observer.compare().pages == len(pages)
         assert dirty(observer) == pages
-
-
-def test_pages_of_hugetlbfs_are_dirty_by_huge_pages():
-    reserved = Path("/proc/sys/vm/nr_hugepages")
-    before = reserved.read_text()
-    try:
-        reserved.write_text("4")
-        memory = memfd(3 * HUGE // PAGE, os.MFD_HUGETLB)
-    except OSError as error:
-        pytest.skip(f"no huge pages to be had: {error}")
-    try:
-        with tracking(DirtyBitmap([buffer_block(memory)])) as observer:
-            write_page(memory, 600)
-            assert observer.compare().pages == 512
-            assert dirty(observer) == set(range(512, 1024))
-        memory.close()
-    finally:
-        reserved.write_text(before)
 
 
 def test_dirty_pages_are_the_union_since_the_baseline():

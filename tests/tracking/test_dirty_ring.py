@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from subject import subject
-from writers import KINDS, PAGE, anonymous, memfd, tracking, write_page
+from writers import HUGE, KINDS, PAGE, anonymous, filled, memfd, tracking, write_page
 
 from pysampler.errors import FaultError, SourceError, UsageError
 from pysampler.source import buffer_block
-from pysampler.tracking import DirtyRing, vcpu_threads
+from pysampler.tracking import DirtyBitmap, DirtyRing, vcpu_threads
+
+MAP_HUGETLB = 0x40000
 
 pytestmark = pytest.mark.usefixtures("needs_dirty_ring")
 
@@ -271,6 +273,91 @@ def test_a_process_without_vcpus_is_refused():
         pytest.raises(SourceError, match="has no thread named as a vCPU"),
     ):
         vcpu_threads(process.pid)
+
+
+def private_huge(n_pages):
+    return mmap.mmap(
+        -1, n_pages * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB
+    )
+
+
+@pytest.mark.parametrize("observe", [DirtyBitmap, lambda blocks: DirtyRing(blocks, {})])
+@pytest.mark.parametrize("fill", [filled, lambda memory: memory], ids=["present", "untouched"])
+@pytest.mark.parametrize("make", [lambda n: memfd(n, os.MFD_HUGETLB), private_huge])
+def test_huge_pages_are_written_as_a_whole(huge_pages, make, fill, observe):
+    del huge_pages
+    memory = fill(make(4 * HUGE // PAGE))
+    with tracking(observe([buffer_block(memory)])) as observer:
+        write_page(memory, 600)
+        assert observer.compare().pages == 512
+        assert dirty(observer) == set(range(512, 1024))
+        write_page(memory, 601)
+        write_page(memory, 2047)
+        assert observer.compare().pages == 1024
+        assert observer.details()["blocks"][0]["tracking-page-size"] == HUGE
+    write_page(memory, 0)
+
+
+def test_vcpus_share_huge_pages(huge_pages):
+    del huge_pages
+    memory = memfd(4 * HUGE // PAGE, os.MFD_HUGETLB)
+    writers = [Writer(memory), Writer(memory)]
+    vcpus = {index: writer.tid for index, writer in enumerate(writers)}
+    with tracking(DirtyRing([buffer_block(memory)], vcpus, capacity=1)) as observer:
+        writers[0].write([0, 1, 512])
+        writers[1].write([513, 1024])
+        assert observer.compare().pages == 1536
+        assert observer.vcpu_pages() == ((0, 1024), (1, 512))
+    for writer in writers:
+        writer.end()
+    memory.close()
+
+
+def test_huge_pages_written_before_the_baseline_are_not_dirty(huge_pages):
+    del huge_pages
+    memory = memfd(4 * HUGE // PAGE, os.MFD_HUGETLB)
+    observer = DirtyRing([buffer_block(memory)], {})
+    observer.warm_up()
+    write_page(memory, 5)
+    write_page(memory, 1500)
+    observer.baseline()
+    assert observer.compare().pages == 0
+    write_page(memory, 6)
+    observer.compare()
+    assert dirty(observer) == set(range(512))
+    observer.close()
+    memory.close()
+
+
+@pytest.mark.parametrize("observe", [DirtyBitmap, lambda blocks: DirtyRing(blocks, {})])
+def test_blocks_of_both_page_sizes_are_counted_by_their_own(huge_pages, observe):
+    del huge_pages
+    small, huge = anonymous(513), memfd(2 * HUGE // PAGE, os.MFD_HUGETLB)
+    blocks = [buffer_block(small, "small"), buffer_block(huge, "huge")]
+    with tracking(observe(blocks)) as observer:
+        write_page(small, 512)
+        write_page(huge, 700)
+        assert observer.compare().pages == 513
+        sizes = [b["tracking-page-size"] for b in observer.details()["blocks"]]
+        assert sizes == [PAGE, HUGE]
+    huge.close()
+
+
+@pytest.mark.parametrize("observe", [DirtyBitmap, lambda blocks: DirtyRing(blocks, {})])
+def test_a_file_mapped_twice_is_protected_again_through_both(observe):
+    fd = os.memfd_create("memory")
+    os.ftruncate(fd, 513 * PAGE)
+    one, other = mmap.mmap(fd, 513 * PAGE), mmap.mmap(fd, 513 * PAGE)
+    os.close(fd)
+    observer = observe([buffer_block(one)])
+    observer.warm_up()
+    for memory in (one, other):
+        write_page(memory, 7)
+    observer.baseline()
+    assert observer.compare().pages == 0
+    write_page(other, 7)
+    assert observer.compare().pages == 1
+    observer.close()
 
 
 @pytest.mark.parametrize("capacity", [0, 65537])

@@ -1,13 +1,13 @@
 """Tracking of another process that offers its userfaultfd."""
 
-import json
+import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tracked_guest import Guest
 from writers import tracking
 
 from pysampler import Measurement, Mode
@@ -23,78 +23,6 @@ from pysampler.source import find_blocks
 from pysampler.tracking import DirtyBitmap, DirtyRing, exact_observer, vcpu_threads
 
 pytestmark = pytest.mark.usefixtures("needs_dirty_bitmap", "needs_dirty_ring")
-
-# Answers each line [vCPU, pages] when that thread has written these pages.
-GUEST = """
-import ctypes, json, mmap, os, queue, sys, threading
-from pysampler import core
-from pysampler.tracking import offer_userfaultfd
-
-offered = offer_userfaultfd() if sys.argv[1] == "offer" else []
-fd = os.memfd_create("memory-backend-memfd:pc.ram")
-os.ftruncate(fd, 1025 * 4096)
-memory = mmap.mmap(fd, 1025 * 4096)
-address = core.address_of(memory)
-
-def run(orders, name):
-    with open(f"/proc/self/task/{threading.get_native_id()}/comm", "w") as comm:
-        comm.write(name)
-    while True:
-        for page in orders.get():
-            ctypes.memset(address + page * 4096 + 77, 1, 1)
-        os.write(1, b"done\\n")  # print() of two threads mixes
-
-vcpus = [queue.Queue(), queue.Queue()]
-for index, orders in enumerate(vcpus):
-    threading.Thread(target=run, args=(orders, f"CPU {index}/EMU"), daemon=True).start()
-    orders.put([])
-for line in sys.stdin:
-    index, pages = json.loads(line)
-    vcpus[index].put(pages)
-"""
-
-
-class Guest:
-    def __init__(self, offer="offer"):
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", GUEST, offer],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.pid = self.process.pid
-        try:
-            for _ in range(2):
-                self.wait()
-        except BaseException:
-            self.end()
-            raise
-
-    def begin(self, vcpu, pages):
-        self.process.stdin.write(json.dumps([vcpu, list(pages)]) + "\n")
-        self.process.stdin.flush()
-
-    def wait(self):
-        assert self.process.stdout.readline() == "done\n"
-
-    def write(self, vcpu, pages):
-        self.begin(vcpu, pages)
-        self.wait()
-
-    def is_registered(self):
-        return " uw" in Path(f"/proc/{self.pid}/smaps").read_text()
-
-    def end(self):
-        self.process.kill()
-        self.process.communicate()
-
-
-@pytest.fixture
-def guest():
-    guest = Guest()
-    yield guest
-    guest.end()
-
 
 def dirty(observer):
     return set(np.flatnonzero(observer.memory.dirty_pages("pc.ram")).tolist())
@@ -126,6 +54,49 @@ def test_dirty_ring_from_outside_is_exact(guest):
         assert dirty(observer) == set(range(1000))
     assert not guest.is_registered()
     guest.write(0, range(1025))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make pid namespaces")
+@pytest.mark.parametrize(
+    "unshare",
+    [["-pf"], ["-pf", "--mount-proc"], ["-pf", "--mount-proc", "unshare", "-pf", "--mount-proc"]],
+    ids=["proc of ours", "proc of its own", "two deep"],
+)
+def test_vcpus_in_a_pid_namespace_are_told_apart(unshare):
+    guest = Guest(before=["unshare", *unshare])
+    try:
+        vcpus = vcpu_threads(guest.pid)
+        with tracking(DirtyRing(find_blocks(guest.pid), vcpus, pid=guest.pid)) as observer:
+            guest.write(0, range(300))
+            guest.write(1, range(300, 1000))
+            assert observer.compare().pages == 1000
+            assert observer.vcpu_pages() == ((0, 300), (1, 700))
+            assert observer.details()["n-dirty-pages-no-vcpu"] == 0
+    finally:
+        guest.end()
+
+
+TRACK = """
+import json, sys
+from pysampler import tracking
+from pysampler.source import find_blocks
+pid = int(sys.argv[1])
+(vector,) = tracking.track(find_blocks(pid), mode="dirty-ring", calc_time="50ms", pid=pid)
+print(vector.n_total_pages)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make pid namespaces")
+def test_a_tracker_with_another_namespaces_proc_is_told(guest):
+    tracker = subprocess.run(
+        ["unshare", "-pf", sys.executable, "-c", TRACK, str(guest.pid)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "/proc shows the process ids of another pid namespace" in tracker.stderr
+    assert not guest.is_registered()
 
 
 def test_the_same_guest_can_be_tracked_again_and_in_the_other_mode(guest):

@@ -1,0 +1,288 @@
+"""A tracker that dies, is stopped or loses its cleanup process leaves no guest standing."""
+
+import gc
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from writers import PAGE, anonymous
+
+from pysampler.errors import FaultError, MeasurementInterruptedError, SourceError
+from pysampler.sampler import Sampler
+from pysampler.source import buffer_block, find_blocks
+from pysampler.tracking import DirtyBitmap, DirtyRing, guarded, vcpu_threads
+
+pytestmark = pytest.mark.usefixtures("needs_dirty_bitmap", "needs_dirty_ring")
+
+
+def bitmap(pid):
+    return DirtyBitmap(find_blocks(pid), pid=pid)
+
+
+def ring(pid):
+    return DirtyRing(find_blocks(pid), vcpu_threads(pid), pid=pid)
+
+
+def tight_ring(pid):
+    """A ring of one entry that is harvested by compare() alone."""
+    vcpus = vcpu_threads(pid)
+    return DirtyRing(find_blocks(pid), vcpus, pid=pid, capacity=1, harvest_full=False)
+
+
+both = pytest.mark.parametrize("observe", [bitmap, ring])
+
+
+def guardians():
+    """Return the cleanup processes of this process."""
+    return [
+        int(child)
+        for of_thread in Path("/proc/self/task").glob("*/children")
+        for child in of_thread.read_text().split()
+        if b"pysampler.tracking.guardian" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def end_guardian(how=signal.SIGKILL):
+    """End the cleanup process, and wait until it has closed everything."""
+    (guardian,) = guardians()
+    pidfd = os.pidfd_open(guardian)
+    os.kill(guardian, how)
+    select.select([pidfd], [], [])
+    os.close(pidfd)
+
+
+def until(condition):
+    """Wait for what another process will bring about for sure."""
+    while not condition():
+        time.sleep(0.005)
+
+
+@both
+@pytest.mark.parametrize("interpreter", ["/nonexistent/python", "/bin/false", "/bin/true", ""])
+def test_without_a_cleanup_process_nothing_is_tracked(guest, observe, interpreter, monkeypatch):
+    monkeypatch.setattr(guarded.sys, "executable", interpreter)
+    with pytest.raises(SourceError, match="the cleanup process.*cannot be started"):
+        observe(guest.pid)
+    assert not guest.is_registered()
+    guest.write(0, range(1025))
+    monkeypatch.undo()
+    observe(guest.pid).close()  # nothing is left locked
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+@both
+def test_the_end_of_the_cleanup_process_ends_tracking(guest, observe, how):
+    observer = observe(guest.pid)
+    observer.warm_up()
+    observer.baseline()
+    guest.write(0, [1])
+    assert observer.compare().pages == 1
+    end_guardian(how)
+    if observe is ring:  # whose writers wait: at once, not when somebody asks
+        until(lambda: not guest.is_registered())
+    guest.write(0, range(1025))
+    with pytest.raises(FaultError, match="tracking has ended: its cleanup process has ended"):
+        observer.compare()
+    observer.close()
+    assert not guest.is_registered()
+    guest.write(1, range(1025))
+
+
+@both
+def test_the_periods_before_the_cleanup_process_ended_are_kept(guest, observe):
+    class Clock:
+        now = 0
+
+        def now_ns(self):
+            return self.now
+
+        def wait_until(self, deadline_ns):
+            self.now = deadline_ns
+            if deadline_ns < 300_000_000:
+                guest.write(0, [deadline_ns // 125_000_000])
+            else:
+                end_guardian()
+
+    with (
+        Sampler(observe(guest.pid), 1000, "millisecond", Clock()) as sampler,
+        pytest.raises(MeasurementInterruptedError, match="cleanup process") as error,
+    ):
+        list(sampler)
+    assert error.value.measurement.n_dirty_pages == (1, 2)
+
+
+def test_a_waiting_vcpu_goes_on_when_the_cleanup_process_ends(guest):
+    observer = tight_ring(guest.pid)
+    observer.warm_up()
+    guest.begin(0, range(1025))
+    until(lambda: observer.n_waiting == 1)
+    end_guardian()
+    guest.wait()
+    observer.close()
+
+
+# Tracks by a ring of one entry; when it is told to, it compares and prints what comes of it.
+TRACKER = """
+import sys, time
+from pysampler.errors import FaultError
+from pysampler.source import find_blocks
+from pysampler.tracking import DirtyRing, vcpu_threads
+pid = int(sys.argv[1])
+observer = DirtyRing(find_blocks(pid), vcpu_threads(pid), pid=pid, capacity=1)
+observer.warm_up()
+observer.baseline()
+print("tracking", flush=True)
+for line in sys.stdin:
+    try:
+        print(observer.compare().pages, flush=True)
+    except FaultError as error:
+        print(error, flush=True)
+"""
+
+
+@pytest.fixture
+def tracker(guest):
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRACKER, str(guest.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+    assert process.stdout.readline() == "tracking\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_stopped_tracker_lets_the_guest_go(guest, tracker):
+    guest.write(0, range(5))
+    tracker.send_signal(signal.SIGSTOP)
+    guest.begin(0, range(1025))
+    guest.begin(1, range(1025))
+    guest.wait()
+    guest.wait()
+    assert not guest.is_registered()
+    tracker.send_signal(signal.SIGCONT)
+    tracker.stdin.write("\n")
+    said = tracker.stdout.readline()
+    assert "stopped for longer than 2 s; the guest was let go" in said
+    guest.write(0, range(1025))
+
+
+def test_a_tracker_that_is_stopped_and_killed_lets_the_guest_go(guest, tracker):
+    tracker.send_signal(signal.SIGSTOP)
+    guest.begin(0, range(1025))
+    tracker.kill()
+    guest.wait()
+
+
+def test_a_tracker_that_runs_goes_on(guest, tracker):
+    # Longer than a stopped one may take: its beats are heard.
+    time.sleep(guarded.SILENCE_S + 1)
+    guest.write(0, range(1000))
+    tracker.stdin.write("\n")
+    assert tracker.stdout.readline() == "1000\n"
+
+
+def test_a_cleanup_process_that_is_stopped_does_not_hold_up_the_end(guest, monkeypatch):
+    monkeypatch.setattr(guarded, "_END_S", 0.1)
+    observer = ring(guest.pid)
+    observer.warm_up()
+    (guardian,) = guardians()
+    os.kill(guardian, signal.SIGSTOP)
+    observer.close()
+    assert not guest.is_registered()
+    assert not guardians()
+
+
+@both
+def test_a_dropped_observer_gives_the_guest_back(guest, observe):
+    observer = observe(guest.pid)
+    observer.warm_up()
+    assert guest.is_registered()
+    del observer
+    gc.collect()
+    assert not guest.is_registered()
+    assert not guardians()
+    observe(guest.pid).close()
+
+
+@both
+def test_a_dropped_measurement_gives_the_guest_back(guest, observe):
+    sampler = Sampler(observe(guest.pid), 60_000)
+    assert guest.is_registered()
+    del sampler
+    gc.collect()
+    assert not guest.is_registered()
+
+
+@both
+def test_a_forked_child_does_not_end_tracking(guest, observe):
+    observer = observe(guest.pid)
+    observer.warm_up()
+    observer.baseline()
+    child = os.fork()
+    if not child:
+        observer.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    guest.write(0, [1, 2])
+    assert observer.compare().pages == 2
+    observer.close()
+
+
+WRITES_WITH_THE_LOCK_HELD = """
+import mmap, os
+from pysampler.source import buffer_block
+from pysampler.tracking import DirtyRing
+memory = mmap.mmap(-1, 1 << 20)
+observer = DirtyRing([buffer_block(memory)], {})
+observer.warm_up()
+observer.baseline()
+held = os.dup(observer.userfaultfd)  # as a forked child may have it
+handler = observer._handler
+%s
+memory[:] = bytes(1 << 20)  # holds the interpreter's lock while it waits
+print("went on")
+"""
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "handler.rings._ranges[0].page_size = 1",  # no page can be released
+        "os.dup2(os.open(os.devnull, os.O_RDWR), handler._request)",
+        "os.dup2(os.open(os.devnull, os.O_RDWR), observer.userfaultfd)",
+        "os.dup2(os.open('/proc/self/maps', os.O_RDONLY), observer.userfaultfd)",
+        "os.dup2(os.eventfd(0), observer.userfaultfd)",
+        "os.dup2(os.pipe()[0], observer.userfaultfd)",
+    ],
+)
+def test_a_handler_that_fails_needs_no_lock_of_the_interpreter(harm):
+    child = subprocess.run(
+        [sys.executable, "-c", WRITES_WITH_THE_LOCK_HELD % harm],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (child.stdout, child.stderr, child.returncode) == ("went on\n", "", 0)
+
+
+def test_a_writer_with_the_lock_is_answered_from_the_first_write():
+    # The handler must be in C before anything is protected.
+    for _ in range(20):
+        memory = anonymous(513)
+        observer = DirtyRing([buffer_block(memory)], {})
+        observer.warm_up()
+        memory[:] = bytes(len(memory))
+        observer.baseline()
+        memory[0] = memory[512 * PAGE] = 1
+        assert observer.compare().pages == 2
+        observer.close()
