@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from pysampler.cli.streams import put, say
 from pysampler.errors import UsageError
 from pysampler.guest import BlockSpec, Content, Guest, Phases, allocate
 from pysampler.guest.guest import MAX_VCPUS, SLOT_BYTES
+from pysampler.guest.held import HeldVcpus
 from pysampler.guest.measure import GuestMeasure
 from pysampler.guest.phases import assign
 from pysampler.guest.ram import MAIN_IDSTR, named
@@ -28,9 +30,12 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from pysampler.qmp.address import Listener
+
 _IDSTR = re.compile(r"[A-Za-z0-9._:/-]{1,200}", re.ASCII)
 _MAX_BLOCKS = 64
 _TICK_S = 0.25
+_END_S = 4.0  # from a signal, or quit, to the end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,8 +109,10 @@ def run(args: argparse.Namespace) -> int:
             )
         guest = Guest(ram, phases, args.seed)
         stack.callback(guest.close)
-        for fd in offer_userfaultfd():  # for exact tracking from outside
+        offered = offer_userfaultfd()  # for exact tracking from outside
+        for fd in offered:
             stack.callback(os.close, fd)
+        held = HeldVcpus(guest, offered)
         server = None
         if listener is not None:
             server = QmpServer(
@@ -118,10 +125,31 @@ def run(args: argparse.Namespace) -> int:
         # Looked at and not waited for: a handler must not take the lock of what it interrupts.
         while not signals.received and not guest.shutdown_requested.wait(_TICK_S):
             guest.note_rates()
+            held.look()
+        ending = _end_anyway(listener)
         if server is not None:
             server.shutdown("host-signal")  # unless it has told them of a quit already
-        guest.check()
+    ending.cancel()
+    guest.check()
     return 0
+
+
+def _end_anyway(listener: Listener | None) -> threading.Timer:
+    """Make the process end in time, whoever holds a thread of it or does not read what it sends.
+
+    Returns:
+        What does it, to be cancelled when all has ended by itself.
+    """
+
+    def end() -> None:
+        if listener is not None:
+            listener.close()
+        os._exit(0)
+
+    timer = threading.Timer(_END_S, end)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _specs(memory: str, blocks: Sequence[str]) -> tuple[BlockSpec, ...]:

@@ -23,7 +23,7 @@ MAX_VCPUS = 255
 SLOT_BYTES = 64  # a cache line: vCPUs do not disturb each other
 
 _RATE_WINDOW_NS = 1_000_000_000
-_HELD_S = 5  # how long a tracker may hold a vCPU in a full dirty ring when the guest ends
+_HELD_S = 1  # how long a tracker may hold a vCPU in a write when the guest ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,10 @@ class Guest:
                 self._running = False
             for thread in self._threads:
                 thread.interrupt()
-            self._changed.wait_for(lambda: all(thread.parked for thread in self._threads))
+            # A vCPU that a tracker holds in a write stands only when it is let go.
+            self._changed.wait_for(
+                lambda: self._closing or all(thread.parked for thread in self._threads)
+            )
 
     def cont(self) -> None:
         """Let the vCPUs run."""
@@ -161,6 +164,13 @@ class Guest:
         """Return each vCPU's writes so far."""
         return tuple(int(thread.counter[0]) for thread in self._threads)
 
+    def progress(self) -> tuple[tuple[int, int], ...]:
+        """Return each vCPU's thread id and writes so far."""
+        return tuple(
+            (thread.native_id or 0, writes)
+            for thread, writes in zip(self._threads, self.writes(), strict=True)
+        )
+
     def clock_ns(self) -> int:
         """Return the guest's clock: ns that it has run."""
         with self._changed:
@@ -206,15 +216,15 @@ class Guest:
                 ) from error
 
     def close(self) -> None:
-        """End the vCPUs and give the memory back."""
-        with self._control:
+        """End the vCPUs and give the memory back; a `stop` that still waits ends, too."""
+        with self._changed:
             if self._closing:
                 return
-            with self._changed:
-                self._closing, self._running = True, False
-                for thread in self._threads:
-                    thread.interrupt()
-                self._changed.notify_all()
+            self._closing, self._running = True, False
+            for thread in self._threads:
+                thread.interrupt()
+            self._changed.notify_all()
+        with self._control:
             deadline = time.monotonic() + _HELD_S
             for thread in self._threads:
                 thread.join(max(0.0, deadline - time.monotonic()))

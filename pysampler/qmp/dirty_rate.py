@@ -22,6 +22,7 @@ UNITS: tuple[CalcTimeUnit, ...] = get_args(CalcTimeUnit)
 SAMPLE_PAGES_DEFAULT = 512
 _SAMPLE_PAGES = range(128, 16384 + 1)
 _CALC_TIME_MS = range(50, 60_000 + 1)
+_END_S = 1  # how long a measurement has to end when the server closes
 _FAILED = -1  # the dirty rate QEMU reports when a measurement failed
 
 
@@ -144,10 +145,13 @@ class DirtyRate:
         return info | {key: value for key, value in vector.items() if key not in info}
 
     def close(self) -> None:
-        """End a running measurement; a second call does nothing."""
+        """End a running measurement, or leave it behind when it takes long.
+
+        A second call does nothing.
+        """
         self._closing.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_END_S)
 
 
 class _Clock(MonotonicClock):

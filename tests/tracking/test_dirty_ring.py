@@ -276,9 +276,7 @@ def test_a_process_without_vcpus_is_refused():
 
 
 def private_huge(n_pages):
-    return mmap.mmap(
-        -1, n_pages * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB
-    )
+    return mmap.mmap(-1, n_pages * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB)
 
 
 @pytest.mark.parametrize("observe", [DirtyBitmap, lambda blocks: DirtyRing(blocks, {})])

@@ -24,6 +24,7 @@ from pysampler.tracking import DirtyBitmap, DirtyRing, exact_observer, vcpu_thre
 
 pytestmark = pytest.mark.usefixtures("needs_dirty_bitmap", "needs_dirty_ring")
 
+
 def dirty(observer):
     return set(np.flatnonzero(observer.memory.dirty_pages("pc.ram")).tolist())
 
