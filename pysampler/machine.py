@@ -7,11 +7,16 @@ import errno
 import os
 import platform
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pysampler import core
 from pysampler.errors import MissingFeatureError
 from pysampler.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CGROUPS = "/sys/fs/cgroup"
 
 
 def _read(path: str) -> str:
@@ -45,9 +50,33 @@ def last_level_cache_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Return the memory that can be had without swapping."""
+    """Return the memory that can be had without swapping, within the limits of our cgroups."""
     match = re.search(r"^MemAvailable:\s*(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
-    return int(match.group(1)) << 10 if match else 0
+    available = int(match.group(1)) << 10 if match else 0
+    return max(0, min([available, *_left_in_cgroups()]))
+
+
+def _left_in_cgroups() -> Iterator[int]:
+    """Yield the bytes left in each cgroup that limits this process, of version 1 or 2."""
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, folder = line.split(":", 2)
+        if not controllers:
+            root, most, now, idle = _CGROUPS, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            root = f"{_CGROUPS}/memory"
+            most, now = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            idle = "total_inactive_file"
+        else:
+            continue
+        while True:  # each group is limited by those above it; a container may see but the top
+            limit, used = _read(f"{root}{folder}/{most}"), _read(f"{root}{folder}/{now}")
+            if limit.strip().isdigit() and used.strip().isdigit():
+                stat = _read(f"{root}{folder}/memory.stat")
+                cached = re.search(rf"^{idle} (\d+)$", stat, re.MULTILINE)
+                yield int(limit) - int(used) + (int(cached[1]) if cached else 0)
+            if not folder.strip("/"):
+                break
+            folder = folder.rpartition("/")[0]
 
 
 def facts() -> dict[str, Any]:

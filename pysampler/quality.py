@@ -45,6 +45,14 @@ def remarks(measurement: Measurement) -> list[str]:
             "writes could not be tracked, so the content of all pages was compared: writes of what"
             f" a page already holds do not show{f' ({why})' if why else ''}"
         )
+    coarse = [b for b in details.get("blocks", []) if b.get("tracking-page-size", 0) > 4096]
+    if coarse:
+        size = coarse[0]["tracking-page-size"]
+        names = ", ".join(str(block["idstr"]) for block in coarse)
+        lines.append(
+            f"{names}: tracked by pages of {format_size(size)}, for huge pages hold it; one write"
+            f" counts {size // 4096} pages of 4 KiB"
+        )
     few = bool(measurement.n_dirty_pages) and measurement.n_dirty_pages[-1] < _FEW_DIRTY
     if few and is_sampled:
         high = measurement.curve().high[-1] * measurement.page_size / (1 << 20)

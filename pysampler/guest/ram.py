@@ -18,6 +18,7 @@ import numpy as np
 
 from pysampler import core
 from pysampler.errors import MissingFeatureError, SourceError, UsageError
+from pysampler.machine import available_bytes as available_memory
 from pysampler.units import MIB, format_size
 
 if TYPE_CHECKING:
@@ -141,21 +142,6 @@ def named(blocks: Sequence[AnyBlock], idstr: str | None) -> AnyBlock:
             return block
     names = ", ".join(block.idstr for block in blocks)
     raise UsageError(f"block={idstr}: no such block; there is {names}")
-
-
-def available_memory() -> int:
-    """Return the bytes that can be taken without swapping: MemAvailable, or less in a cgroup."""
-    with open("/proc/meminfo", encoding="ascii") as meminfo:
-        fields = dict(line.split(":", 1) for line in meminfo)
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit:
-            most = limit.read().strip()
-        with open("/sys/fs/cgroup/memory.current", encoding="ascii") as current:
-            used = int(current.read())
-    except OSError:  # the root group, or cgroup v1
-        return available
-    return available if most == "max" else max(0, min(available, int(most) - used))
 
 
 def free_huge_pages() -> int:

@@ -99,8 +99,8 @@ def track(
         mode: ``dirty-bitmap`` or ``dirty-ring``.
         calc_time: duration: seconds, or text such as ``"500ms"``; 50 ms to 4 h.
         pid: the process whose writes count; None for this one.
-        vcpus: for dirty-ring, thread ids by vCPU number, as the process itself sees them; None to go by the
-            threads' names.
+        vcpus: for dirty-ring, thread ids by vCPU number, as the process itself sees them; None
+            to go by the threads' names.
         threads: threads that read content.
 
     Raises:

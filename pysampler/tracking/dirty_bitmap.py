@@ -49,7 +49,7 @@ class DirtyBitmap:
         self.memory = TrackedMemory(blocks, os.getpid() if pid is None else pid)
         self.n_total_pages = self.n_sampled_pages = self.memory.n_total_pages
         self._n_written = 0
-        self._n_zero = 0
+        self._zero = PassCount(0, 0)
         self._protection = WriteProtection(
             self.memory, UffdKind.ASYNC, os.getpid() if pid is None else pid
         )
@@ -58,7 +58,7 @@ class DirtyBitmap:
 
     def warm_up(self) -> None:
         """Count zero pages and protect everything."""
-        self._n_zero = count_zero_pages(self.memory.blocks, self._threads)
+        self._zero = count_zero_pages(self.memory.blocks, self._threads)
         self._protection.protect()
 
     def baseline(self) -> PassCount:
@@ -66,7 +66,7 @@ class DirtyBitmap:
         for memory in self.memory.ranges:
             with self._protection.watching(memory):
                 core.protect_written(self._protection.pagemap, memory)
-        return PassCount(self._n_zero, 0)
+        return self._zero
 
     def compare(self) -> PassCount:
         """Count the pages written since the baseline."""

@@ -13,11 +13,11 @@ import os
 import re
 import threading
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pysampler import core
-from pysampler.core import RingRequest, RingSet, UffdKind
+from pysampler.core import MAX_WAITING, RingRequest, RingSet, UffdKind
 from pysampler.errors import FaultError, SourceError, UsageError
 from pysampler.measurement import Mode
 from pysampler.passes import PassCount
@@ -50,13 +50,12 @@ def vcpu_threads(pid: int) -> dict[int, int]:
     vcpus = {}
     try:
         for tid in os.listdir(f"/proc/{pid}/task"):
-            try:
-                with open(f"/proc/{pid}/task/{tid}/comm", encoding="ascii", errors="replace") as f:
-                    name = _VCPU_THREAD.match(f.read())
+            with suppress(FileNotFoundError, ProcessLookupError):  # it may end meanwhile
+                folder = f"/proc/{pid}/task/{tid}"
+                with open(f"{folder}/comm", encoding="ascii", errors="replace") as comm:
+                    name = _VCPU_THREAD.match(comm.read())
                 if name:
-                    vcpus[int(name[1])] = _own_id(f"/proc/{pid}/task/{tid}/status")
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # a thread that ended meanwhile
+                    vcpus[int(name[1])] = _own_id(f"{folder}/status")
     except OSError as error:
         raise process_error(error, pid) from error
     if not vcpus:
@@ -112,8 +111,12 @@ class DirtyRing:
         self._vcpus = tuple(vcpus)
         self._threads = threads
         self._capacity = capacity
-        self._n_zero = 0
-        self.memory = TrackedMemory(blocks, os.getpid() if pid is None else pid)
+        self._zero = PassCount(0, 0)
+        self.memory = TrackedMemory(
+            blocks,
+            os.getpid() if pid is None else pid,
+            extra=(len(vcpus) + 1) * capacity * 8 + MAX_WAITING * 16,
+        )
         self.n_total_pages = self.n_sampled_pages = self.memory.n_total_pages
         protection = WriteProtection(
             self.memory, UffdKind.MESSAGES, os.getpid() if pid is None else pid
@@ -134,7 +137,7 @@ class DirtyRing:
 
     def warm_up(self) -> None:
         """Count zero pages, start the handler and protect everything."""
-        self._n_zero = count_zero_pages(self.memory.blocks, self._threads)
+        self._zero = count_zero_pages(self.memory.blocks, self._threads)
         with self._failing():
             self._handler.start()
 
@@ -142,7 +145,7 @@ class DirtyRing:
         """Forget what was written while `warm_up` still went on."""
         with self._failing():
             self._handler.ask(RingRequest.RESET)
-        return PassCount(self._n_zero, 0)
+        return self._zero
 
     def compare(self) -> PassCount:
         """Harvest the rings; count the pages written since the baseline."""

@@ -11,7 +11,8 @@ from pysampler.errors import SourceError
 from pysampler.measurement import Mode
 from pysampler.passes import Passes
 from pysampler.ramblock import MIN_USED_LENGTH
-from pysampler.tracking.pages import block_details, plan_of_all_pages
+from pysampler.tracking.pages import PAGE_SIZE, block_details, plan_of_all_pages
+from pysampler.tracking.room import BYTES_PER_PAGE_COMPARED, check_room
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,8 @@ class FullComparison:
         self._blocks = [block for block in blocks if block.used_length >= MIN_USED_LENGTH]
         if not self._blocks:
             raise SourceError("there is no RAMBlock of at least 128 KiB to compare")
+        n_pages = sum(block.used_length // PAGE_SIZE for block in self._blocks)
+        check_room(n_pages * BYTES_PER_PAGE_COMPARED, n_pages)
         plan = plan_of_all_pages(self._blocks)
         self.n_total_pages = self.n_sampled_pages = plan.n_total_pages
         passes = Passes(self._blocks, plan, Hasher(Hash.XXH3), threads)

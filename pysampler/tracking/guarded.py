@@ -90,7 +90,7 @@ _CANNOT_START = "the cleanup process, without which nothing is tracked, cannot b
 def _start(fd: int, tracker: socket.socket) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "pysampler.tracking.guardian", str(fd)],
-        stdin=tracker,
+        stdin=tracker.fileno(),
         # Neither is to be held open by what outlives the tracker.
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -15,6 +15,7 @@ from pysampler.ramblock import MIN_USED_LENGTH, BufferMemory, FileMemory, RAMBlo
 from pysampler.rights import process_error
 from pysampler.source.maps import Mapping, is_mapped, read_maps
 from pysampler.tracking.pages import block_details
+from pysampler.tracking.room import BYTES_PER_PAGE_TRACKED, check_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,17 +45,20 @@ class TrackedMemory:
     Args:
         blocks: RAMBlocks.
         pid: the process whose writes are tracked.
+        extra: bytes that the tracker takes beside what each page needs.
 
     Raises:
         UntrackableError: a block is not mapped there, or not at a page's beginning.
         SourceError: no such process, or no block.
     """
 
-    def __init__(self, blocks: Sequence[RAMBlock], pid: int) -> None:
+    def __init__(self, blocks: Sequence[RAMBlock], pid: int, extra: int = 0) -> None:
         self.blocks = tuple(block for block in blocks if block.used_length >= MIN_USED_LENGTH)
         if not self.blocks:
             raise SourceError("there is no RAMBlock of at least 128 KiB to track")
         self._pid = pid
+        self.n_total_pages = sum(block.used_length // 4096 for block in self.blocks)
+        check_room(self.n_total_pages * BYTES_PER_PAGE_TRACKED + extra, self.n_total_pages)
         _check_proc()
         try:
             mappings = read_maps(pid)
@@ -72,7 +76,6 @@ class TrackedMemory:
             # Each block begins with a byte of its own.
             first_bit += -(-block.used_length // HOST_PAGE_SIZE // 8) * 8
         self.bitmap = np.zeros(first_bit // 8, dtype=np.uint8)
-        self.n_total_pages = sum(block.used_length // 4096 for block in self.blocks)
 
     def block_details(self) -> list[dict[str, Any]]:
         """Return what the vector says of each block."""
@@ -162,6 +165,13 @@ def _ranges_of_file(
             yield Range(address, high - low, first_bit + (low - begin) // HOST_PAGE_SIZE)
             if low <= reached:
                 reached = max(reached, high)
+    if reached < end and any(
+        m.inode == memory.inode and m.writable for m in mappings if not m.shared
+    ):
+        raise SourceError(
+            f"RAMBlock {block.idstr}: process {pid} has {memory.path} mapped privately, so what it"
+            " writes is in its own memory and never in the file; name it with --block"
+        )
     if reached < end:
         raise UntrackableError(
             f"RAMBlock {block.idstr}: process {pid} does not have all of {memory.path} mapped"

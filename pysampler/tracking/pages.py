@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pysampler.core import Hash, Hasher
-from pysampler.passes import Passes
+from pysampler.passes import PassCount, Passes
 from pysampler.plan import SamplePlan
 
 if TYPE_CHECKING:
@@ -32,11 +32,14 @@ def plan_of_all_pages(blocks: Sequence[RAMBlock]) -> SamplePlan:
     )
 
 
-def count_zero_pages(blocks: Sequence[RAMBlock], threads: int) -> int:
-    """Return how many pages hold only zeros; holes are such pages and stay holes."""
+def count_zero_pages(blocks: Sequence[RAMBlock], threads: int) -> PassCount:
+    """Return how many pages hold only zeros, and how many could not be read without harm.
+
+    Holes are zero pages and stay holes.
+    """
     passes = Passes(blocks, plan_of_all_pages(blocks), Hasher(Hash.CONTENT), threads)
     try:
-        return passes.baseline().pages
+        return passes.baseline()
     finally:
         passes.close()
 

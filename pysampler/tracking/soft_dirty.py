@@ -11,6 +11,7 @@ import mmap
 import os
 import subprocess
 import sys
+import weakref
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,8 @@ class SoftDirty:
             raise MissingFeatureError("soft-dirty bits need a kernel with CONFIG_MEM_SOFT_DIRTY=y")
         proc = f"/proc/{pid}" if proc is None else proc
         self._threads = threads
-        self._n_zero = self._n_written = 0
+        self._zero = PassCount(0, 0)
+        self._n_written = 0
         self.memory = TrackedMemory(blocks, pid)
         self.n_total_pages = self.n_sampled_pages = self.memory.n_total_pages
         self._clear_refs = f"{proc}/clear_refs"
@@ -117,16 +119,17 @@ class SoftDirty:
             self._pagemap = os.open(f"{proc}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise process_error(error, pid) from error
+        self.close = weakref.finalize(self, os.close, self._pagemap)
 
     def warm_up(self) -> None:
         """Count zero pages."""
-        self._n_zero = count_zero_pages(self.memory.blocks, self._threads)
+        self._zero = count_zero_pages(self.memory.blocks, self._threads)
 
     def baseline(self) -> PassCount:
         """Clear all bits of the process."""
         with self._watching():
             _clear(self._clear_refs)
-        return PassCount(self._n_zero, 0)
+        return self._zero
 
     def compare(self) -> PassCount:
         """Count the pages written since the baseline."""
@@ -143,12 +146,6 @@ class SoftDirty:
     def details(self) -> dict[str, Any]:
         """Return how it was tracked."""
         return {"tracking": "soft-dirty", "blocks": block_details(self.memory.blocks)}
-
-    def close(self) -> None:
-        """Close the pagemap; a second call does nothing."""
-        if self._pagemap >= 0:
-            os.close(self._pagemap)
-            self._pagemap = -1
 
     @contextmanager
     def _watching(self) -> Iterator[None]:

@@ -127,6 +127,37 @@ def test_a_mapped_file_on_disk_has_a_bitmap_but_no_ring():
     assert vector.details["tracking"] == "userfaultfd-wp-async"
 
 
+@pytest.mark.parametrize("where", ["disk", "memfd"])
+@pytest.mark.parametrize("mode", [Mode.DIRTY_BITMAP, Mode.DIRTY_RING])
+def test_a_file_that_is_mapped_privately_is_not_watched_in_its_place(tmp_path, where, mode):
+    path = tmp_path / "memory"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT) if where == "disk" else os.memfd_create("memory")
+    os.write(fd, b"x" * (1 << 20))
+    memory = mmap.mmap(fd, 1 << 20, flags=mmap.MAP_PRIVATE)
+    block = file_block(f"/proc/self/fd/{fd}")
+    with pytest.raises(SourceError, match="mapped privately"):
+        exact_observer([block], mode, vcpus={})
+    memory.close()
+    os.close(fd)
+
+
+@pytest.mark.usefixtures("needs_dirty_bitmap")
+@pytest.mark.parametrize("touched", [False, True])
+def test_private_pages_of_a_file_are_tracked_exactly(tmp_path, touched):
+    path = tmp_path / "memory"
+    path.write_bytes(os.urandom(513 * PAGE))
+    with path.open("r+b") as file:
+        memory = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE)
+    if touched:
+        sum(memory[::PAGE])
+        write_page(memory, 3)
+    observer = exact_observer([buffer_block(memory)], Mode.DIRTY_BITMAP)
+    (vector,) = measured(observer, 125, [writing(memory, 3, 5, 512)])
+    assert vector.n_dirty_pages == (3,)
+    assert vector.details["tracking"] == "userfaultfd-wp-async"
+    assert vector.n_zero_pages == 0
+
+
 def test_page_sampling_is_no_exact_mode():
     with pytest.raises(UsageError, match="page-sampling is not exact tracking"):
         exact_observer([buffer_block(anonymous(513))], Mode.PAGE_SAMPLING)
