@@ -4,7 +4,7 @@ import tempfile
 import threading
 
 import pytest
-from writers import PAGE, anonymous, write_page
+from writers import PAGE, anonymous, memfd, write_page
 
 import pysampler
 from pysampler import Measurement, Mode, tracking
@@ -224,3 +224,13 @@ def test_a_full_comparison_is_remarked_upon():
     (remark,) = remarks(vector)
     assert remark.startswith("writes could not be tracked")
     assert remark.endswith("(because)")
+
+
+def test_counting_by_huge_pages_is_remarked_upon(huge_pages, needs_dirty_bitmap):
+    del huge_pages, needs_dirty_bitmap
+    memory = memfd(1024, os.MFD_HUGETLB)
+    (vector,) = measured(exact_observer([buffer_block(memory)], Mode.DIRTY_BITMAP), 125, [int])
+    (remark,) = remarks(vector)
+    assert remark.startswith("buffer: tracked by pages of 2 MiB")
+    assert remark.endswith("one write counts 512 pages of 4 KiB")
+    memory.close()
