@@ -91,9 +91,11 @@ int64_t ps_hash_remote(const struct ps_hasher *hasher, int pid, uint64_t address
 
 /*
  * The same for pages of a file, copied by pread() into staging (one page). For files whose
- * holes a mapping would fill and whose extents cannot be asked for (hugetlbfs).
+ * holes a mapping would fill and whose extents cannot be asked for (hugetlbfs), and for
+ * /proc/PID/mem.
  *
- * Returns how many pages were hashed; fewer than n: page vfns[result] is past the end of file.
+ * Returns how many pages were hashed; fewer than n: page vfns[result] is past the end of file,
+ * or reading it is an I/O error.
  */
 int64_t ps_hash_file(const struct ps_hasher *hasher, int fd, size_t page_size,
                      const uint64_t *vfns, size_t n, void *staging, uint64_t *hashes_ret);
@@ -133,11 +135,21 @@ int ps_states_of_file(int fd, size_t page_size, const uint64_t *vfns, const uint
 /*
  * The same for pages of a tmpfs file, open as fd and mapped at base from offset on, as far as
  * swap goes: a page whose state is PS_PAGE_PRESENT, but which is not in the page cache, becomes
- * PS_PAGE_SWAPPED.
+ * PS_PAGE_SWAPPED. base may be NULL where it is not mapped.
  * Returns 0, or -errno of cachestat() (Linux 6.5), of mincore() where that is missing.
  */
 int ps_mark_swapped(int fd, uint64_t offset, const void *base, size_t page_size,
                     const uint64_t *vfns, size_t n, uint8_t *states);
+
+/* Returns 1 when anything is swapped out on this host, else 0. */
+int ps_swap_in_use(void);
+
+/*
+ * Map a part of a file for reading, shared. The mapping keeps no descriptor.
+ * Returns 0, or -errno of mmap(). ps_unmap() ends it.
+ */
+int ps_map_file(int fd, uint64_t offset, size_t length, void **base_ret);
+void ps_unmap(void *base, size_t length);
 
 /* Returns 0 and the magic number (linux/magic.h) of the file system of fd, or -errno. */
 int ps_file_system(int fd, int64_t *magic_ret);

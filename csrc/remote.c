@@ -70,10 +70,10 @@ static int read_page(int fd, uint8_t *page, size_t page_size, off_t offset)
         const ssize_t got = pread(fd, page + at, page_size - at, offset + (off_t)at);
         if (got < 0 && errno == EINTR)
             continue;
+        if (got == 0 || (got < 0 && errno == EIO)) /* end of file; a page that is lost */
+            return 0;
         if (got < 0)
             return -errno;
-        if (got == 0) /* end of file */
-            return 0;
         at += (size_t)got;
     }
     return 1;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -96,6 +97,8 @@ int ps_mark_swapped(int fd, uint64_t offset, const void *base, size_t page_size,
         int in_memory = has_cachestat ? is_cached(fd, offset + at, page_size) : -ENOSYS;
         if (in_memory == -ENOSYS) {
             has_cachestat = false;
+            if (!base)
+                return -ENOSYS;
             in_memory = is_resident((const uint8_t *)base + at, page_size);
         }
         if (in_memory < 0)
@@ -104,6 +107,26 @@ int ps_mark_swapped(int fd, uint64_t offset, const void *base, size_t page_size,
             states[i] = PS_PAGE_SWAPPED;
     }
     return 0;
+}
+
+int ps_swap_in_use(void)
+{
+    struct sysinfo info;
+    return sysinfo(&info) == 0 && info.totalswap != info.freeswap;
+}
+
+int ps_map_file(int fd, uint64_t offset, size_t length, void **base_ret)
+{
+    void *const base = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, (off_t)offset);
+    if (base == MAP_FAILED)
+        return -errno;
+    *base_ret = base;
+    return 0;
+}
+
+void ps_unmap(void *base, size_t length)
+{
+    munmap(base, length);
 }
 
 int ps_file_system(int fd, int64_t *magic_ret)

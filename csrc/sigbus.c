@@ -22,6 +22,22 @@ static _Thread_local volatile sig_atomic_t chaining HANDLER_SAFE;
 static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sigaction previous; /* in effect before our handler */
 
+static void lock_install(void)
+{
+    pthread_mutex_lock(&install_lock);
+}
+
+static void unlock_install(void)
+{
+    pthread_mutex_unlock(&install_lock);
+}
+
+/* A child that is forked while another thread installs would find the lock taken for ever. */
+__attribute__((constructor)) static void keep_lock_usable_in_children(void)
+{
+    pthread_atfork(lock_install, unlock_install, unlock_install);
+}
+
 static void die_by_default(bool sent)
 {
     const struct sigaction action = {.sa_handler = SIG_DFL};

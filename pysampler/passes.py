@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,8 +12,11 @@ import numpy as np
 
 from pysampler import core
 from pysampler.core import Hasher, PageState
+from pysampler.errors import FaultError
 from pysampler.reader import open_reader
+from pysampler.reader.opened import Opened
 from pysampler.unreadable import CAUSES
+from pysampler.workers import LOOK_EVERY_S, PATIENCE, Part, Result, StuckError, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +61,7 @@ class _Slice:
         causes: state in which it was when it could not be seen last.
     """
 
+    idstr: str
     reader: Reader
     vfns: VfnArray
     order: NDArray[np.uint32]
@@ -93,19 +96,19 @@ class Passes:
         self._hasher = hasher
         self._page_size = plan.page_size
         self._zero_hash = _hash_of_zero_page(hasher, plan.page_size)
+        self._workers = Workers(threads)
         with ExitStack() as stack:
+            opened = Opened()
+            stack.callback(opened.close)
             self.readers: list[Reader] = []
             for block in blocks:
-                reader = open_reader(block, plan.page_size)
+                reader = open_reader(block, plan.page_size, opened)
                 stack.callback(reader.close)
                 self.readers.append(reader)
-            self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
-            if self._pool is not None:
-                stack.callback(self._pool.shutdown)
             self._stack = stack.pop_all()
         self._slices = [
-            _new_slice(reader, vfns)
-            for reader, block_vfns in zip(self.readers, plan.vfns, strict=True)
+            _new_slice(block.idstr, reader, vfns)
+            for block, reader, block_vfns in zip(blocks, self.readers, plan.vfns, strict=True)
             for vfns in np.array_split(block_vfns, threads)
             if len(vfns)
         ]
@@ -141,6 +144,9 @@ class Passes:
         Returns:
             Shape pages x page size.
         """
+        return self._in_threads(self._copy, [n_pages])[0]
+
+    def _copy(self, n_pages: int) -> NDArray[np.uint8]:
         n_samples = sum(len(part.vfns) for part in self._slices)
         chosen = np.linspace(0, n_samples, min(n_pages, n_samples), endpoint=False).astype(int)
         copies = np.zeros((len(chosen), self._page_size), dtype=np.uint8)
@@ -155,14 +161,17 @@ class Passes:
         return copies
 
     def close(self) -> None:
-        """Close the readers; a second call does nothing."""
-        self._stack.close()
+        """Close the readers; a second call does nothing.
+
+        What a thread still reads that was given up is closed with the last reference to it.
+        """
+        if self._workers.are_idle:
+            self._stack.close()
 
     def _run(self, work: Callable[[_Slice], _PartCount]) -> PassCount:
         for reader in self.readers:
             reader.begin_pass()
-        run = map if self._pool is None else self._pool.map
-        parts = list(run(work, self._slices))
+        parts = self._in_threads(work, self._slices)
         for reader in self.readers:
             reader.end_pass()
         by_state = sum((part[1] for part in parts), np.zeros(len(PageState), dtype=np.intp))
@@ -171,6 +180,17 @@ class Passes:
             int(by_state.sum()),
             causes={CAUSES[state]: int(by_state[state]) for state in CAUSES if by_state[state]},
         )
+
+    def _in_threads(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+        try:
+            return self._workers.run(work, parts)
+        except StuckError as error:
+            idstr = self._slices[error.part].idstr
+            raise FaultError(
+                f"RAMBlock {idstr}: a page could not be read for {PATIENCE * LOOK_EVERY_S:g} s: it"
+                " is missing under userfaultfd and nobody fills it, or its storage does not answer",
+                idstr=idstr,
+            ) from error
 
     def _touch(self, part: _Slice) -> _PartCount:
         self._hash(part, Hasher(core.Hash.TOUCH))
@@ -207,23 +227,21 @@ class Passes:
         else:
             read = np.flatnonzero(part.states == PageState.PRESENT)
             vfns, found = part.vfns[read], hashes[read]
-        done = n_closed = 0
+        done = 0
         while done < len(vfns):
             done += part.reader.hash_pages(hasher, vfns[done:], found[done:])
             if done < len(vfns):
-                n_closed += 1
-                # Where the whole block has gone, this says so. It takes long, so not each time.
-                if n_closed.bit_count() == 1:
-                    part.reader.end_pass()
+                part.reader.check()  # where the whole block has gone, this says so
                 part.states[read[done]] = PageState.CLOSED
                 done += 1
         hashes[read] = found
         return hashes
 
 
-def _new_slice(reader: Reader, vfns: VfnArray) -> _Slice:
+def _new_slice(idstr: str, reader: Reader, vfns: VfnArray) -> _Slice:
     n = len(vfns)
     return _Slice(
+        idstr=idstr,
         reader=reader,
         vfns=np.ascontiguousarray(vfns),
         order=np.argsort(vfns, kind="stable").astype(np.uint32),

@@ -20,11 +20,14 @@ class ProcessMemory:
         address: of the first byte; None for a file that the process merely holds open.
         anonymous: whether all of it is private and of no file: then, and only then, a page that
             the process has not touched holds zeros.
+        file: of a private mapping of a file: where a page that the process has not touched has
+            its content. None where it is not known, or may not be opened.
     """
 
     pid: int
     address: int | None
     anonymous: bool = False
+    file: FileMemory | None = None
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,12 @@ from pysampler.core.pages import (
     hash_file,
     hash_mapped,
     hash_remote,
+    map_file,
     mark_swapped,
     simd_best,
     states_of_file,
     states_of_process,
+    swap_in_use,
     zlib_version,
 )
 from pysampler.core.precopy import (
@@ -104,6 +106,7 @@ __all__ = [
     "hash_file",
     "hash_mapped",
     "hash_remote",
+    "map_file",
     "mark_swapped",
     "precopy_grid",
     "precopy_rounds",
@@ -113,6 +116,7 @@ __all__ = [
     "soft_dirty_pages",
     "states_of_file",
     "states_of_process",
+    "swap_in_use",
     "uffd_copy",
     "uffd_features",
     "uffd_open",

@@ -278,6 +278,27 @@ def states_of_process(
     return states
 
 
+def map_file(fd: int, offset: int, length: int) -> memoryview:
+    """Return a read-only shared mapping of a file; see ps_map_file. It ends with its last user.
+
+    Unlike mmap.mmap(), it keeps no descriptor.
+
+    Args:
+        fd: the file.
+        offset: of its first byte in the file, a multiple of the size of the file's pages.
+        length: bytes.
+    """
+    address = ffi.new("void **")
+    check(lib.ps_map_file(fd, offset, length, address), "mmap")
+    whole = ffi.gc(ffi.cast("char *", address[0]), lambda base: lib.ps_unmap(base, length))
+    return memoryview(ffi.buffer(whole, length)).toreadonly()
+
+
+def swap_in_use() -> bool:
+    """Return whether anything is swapped out on this host."""
+    return bool(lib.ps_swap_in_use())
+
+
 def mark_swapped(
     fd: int, offset: int, base: Any, page_size: int, vfns: VfnArray, states: StateArray
 ) -> None:
@@ -286,13 +307,14 @@ def mark_swapped(
     Args:
         fd: the file.
         offset: where in it ``base`` begins, in bytes.
-        base: a mapping of it that covers every vfn.
+        base: a mapping of it that covers every vfn; None where it is not mapped.
         page_size: bytes.
         vfns: page numbers in ``base``.
         states: their states, changed in place.
     """
-    memory = ffi.from_buffer(base)
-    _check_range(memory, page_size, vfns)
+    memory = ffi.NULL if base is None else ffi.from_buffer(base)
+    if base is not None:
+        _check_range(memory, page_size, vfns)
     check(
         lib.ps_mark_swapped(
             fd,

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 from typing import TYPE_CHECKING, Protocol
 
 from pysampler.errors import FaultError, SourceError
 from pysampler.ramblock import BufferMemory, FileMemory, RAMBlock
 from pysampler.reader.buffer import BufferReader
 from pysampler.reader.file import FileReader
+from pysampler.reader.opened import Opened
 from pysampler.reader.process import ProcessReader
 
 if TYPE_CHECKING:
@@ -49,6 +52,13 @@ class Reader(Protocol):
             FaultError: the block has gone.
         """
 
+    def check(self) -> None:
+        """Look quickly, as for each page that cannot be read, whether the whole block has gone.
+
+        Raises:
+            FaultError: the process has ended, or the file has shrunk.
+        """
+
     def end_pass(self) -> None:
         """Make sure that what was read was still the block.
 
@@ -60,21 +70,35 @@ class Reader(Protocol):
         """Let go of maps and descriptors; a second call does nothing."""
 
 
-def open_reader(block: RAMBlock, page_size: int) -> Reader:
+def open_reader(block: RAMBlock, page_size: int, opened: Opened | None = None) -> Reader:
     """Return a reader of a RAMBlock.
+
+    Args:
+        block: the RAMBlock.
+        page_size: bytes of the pages to read.
+        opened: what other readers of the same measurement have opened; the caller closes it.
 
     Raises:
         SourceError: the block cannot be read; the message says why and what cures it.
     """
-    if isinstance(block.memory, BufferMemory):
-        return BufferReader(block, block.memory, page_size)
-    if isinstance(block.memory, FileMemory):
-        try:
-            return FileReader(block, block.memory, page_size)
-        except FaultError as error:
-            raise SourceError(str(error)) from error
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{block.memory.path}: {error}") from error
-    if block.memory.address is None:
-        raise SourceError(f"RAMBlock {block} has no address")
-    return ProcessReader(block, block.memory, block.memory.address, page_size)
+    opened = Opened() if opened is None else opened
+    try:
+        if isinstance(block.memory, BufferMemory):
+            return BufferReader(block, block.memory, page_size, opened)
+        if isinstance(block.memory, FileMemory):
+            return FileReader(block, block.memory, page_size, opened)
+        if block.memory.address is None:
+            raise SourceError(f"RAMBlock {block} has no address")
+        return ProcessReader(block, block.memory, block.memory.address, page_size, opened)
+    except FaultError as error:
+        raise SourceError(str(error)) from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            raise SourceError(
+                f"RAMBlock {block.idstr} cannot be opened, for this process may have {limit} files"
+                " open at once and each RAMBlock with a file of its own takes one: raise"
+                " `ulimit -n`"
+            ) from error
+        where = block.memory.path if isinstance(block.memory, FileMemory) else f"RAMBlock {block}"
+        raise SourceError(f"{where}: {error}") from error

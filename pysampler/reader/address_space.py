@@ -1,63 +1,110 @@
 # SPDX-License-Identifier: MIT
-"""The address space of a process: whether it is still there, and which of its pages are."""
+"""Where a RAMBlock is in the address space of a process: whether it still is, and its pages."""
 
 from __future__ import annotations
 
-import os
+from bisect import bisect_left
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
+
 from pysampler import core
+from pysampler.core import PageState
 from pysampler.errors import FaultError
+from pysampler.reader.process_view import ProcessView
 from pysampler.source.maps import is_mapped, read_maps
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from pysampler.core import StateArray, VfnArray
     from pysampler.ramblock import ProcessMemory, RAMBlock
-
-_ENTRY = 8  # bytes of a pagemap entry
+    from pysampler.source.maps import Mapping
 
 
 class AddressSpace:
     """Watches the part of an address space that a RAMBlock is in.
 
-    An open /proc/PID/pagemap belongs to the address space, not to the pid: it ends with an
-    exit or exec, and is not mistaken for that of a later process of the same pid.
+    Args:
+        block: the RAMBlock.
+        memory: where it is.
+        process: its process as other readers see it; None to look at it alone.
 
     Raises:
         OSError: there is no such process, or it may not be read.
     """
 
-    def __init__(self, block: RAMBlock, memory: ProcessMemory) -> None:
+    def __init__(
+        self, block: RAMBlock, memory: ProcessMemory, process: ProcessView | None = None
+    ) -> None:
         self._block = block
         self._memory = memory
-        self._pagemap = os.open(f"/proc/{memory.pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self._is_alone = process is None
+        self.process = ProcessView(memory.pid) if process is None else process
+        self._identity = self._identity_of(self._mappings())
+        if self._is_alone:
+            self.process.begin_pass()
+
+    def begin_pass(self) -> None:
+        """Raise FaultError when the process has ended; forget what was seen of it before."""
+        self.process.begin_pass()
+        self.check()
 
     def check(self) -> None:
         """Raise FaultError when the process has ended."""
-        if len(os.pread(self._pagemap, _ENTRY, 0)) < _ENTRY:
+        if self.process.has_ended():
             self.gone("the process has ended")
 
     def check_mapped(self) -> None:
-        """Raise FaultError when the process has ended or unmapped the block."""
+        """Raise FaultError when the process has ended, or unmapped or replaced the block."""
         self.check()
         if self._memory.address is None:
             return
-        try:
-            mappings = read_maps(self._memory.pid)
-        except OSError:
-            self.gone("the process has ended")
-        if not is_mapped(mappings, self._memory.address, self._block.used_length):
+        spanned = self._mappings()
+        if not is_mapped(spanned, self._memory.address, self._block.used_length):
             self.check()  # it may have ended between the two looks
             self.gone("the process has unmapped it, or a part of it")
+        if self._identity_of(spanned) != self._identity:
+            self.gone("it was replaced by another mapping at the same address")
+
+    def _mappings(self) -> list[Mapping]:
+        """Return the mappings that the block is in."""
+        if self._memory.address is None:
+            return []
+        mappings = self.process.mappings
+        if mappings is None:
+            try:
+                mappings = read_maps(self._memory.pid)
+            except OSError:
+                self.gone("the process has ended")
+            self.process.mappings = mappings
+        begin, end = self._memory.address, self._memory.address + self._block.used_length
+        first = bisect_left(mappings, begin + 1, key=lambda mapping: mapping.end)
+        last = bisect_left(mappings, end, lo=first, key=lambda mapping: mapping.start)
+        return mappings[first:last]
+
+    @staticmethod
+    def _identity_of(mappings: list[Mapping]) -> frozenset[tuple[object, ...]]:
+        """Return what stays when a mapping is split, joined or protected."""
+        return frozenset(
+            (m.shared, m.inode, m.offset - m.start if m.inode != (0, 0) else 0) for m in mappings
+        )
 
     def states(
         self, page_size: int, vfns: VfnArray, order: NDArray[np.uint32], address: int
     ) -> StateArray:
-        """Return which pages from ``address`` on are present, swapped out or neither."""
-        return core.states_of_process(self._pagemap, address, page_size, vfns, order)
+        """Return the states of pages from ``address`` on.
+
+        A page that is neither present nor swapped out is a hole, or awaited from userfaultfd.
+        """
+        states = core.states_of_process(self.process.pagemap.fd, address, page_size, vfns, order)
+        holes = states == PageState.HOLE
+        if holes.any():
+            for mapping in self.process.awaited():
+                at = vfns * np.uint64(page_size) + np.uint64(address)
+                inside = (at >= np.uint64(mapping.start)) & (at < np.uint64(mapping.end))
+                states[holes & inside] = PageState.USERFAULTFD
+        return states
 
     def gone(self, why: str) -> NoReturn:
         """Raise FaultError."""
@@ -67,7 +114,6 @@ class AddressSpace:
         )
 
     def close(self) -> None:
-        """Close the descriptor; a second call does nothing."""
-        if self._pagemap >= 0:
-            os.close(self._pagemap)
-            self._pagemap = -1
+        """Close what was opened for this block alone; a second call does nothing."""
+        if self._is_alone:
+            self.process.close()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pysampler.core import HashArray, Hasher, StateArray, VfnArray
     from pysampler.ramblock import BufferMemory, RAMBlock
+    from pysampler.reader.opened import Opened
 
 
 class BufferReader:
@@ -28,18 +29,24 @@ class BufferReader:
 
     access = "buffer"
 
-    def __init__(self, block: RAMBlock, memory: BufferMemory, page_size: int) -> None:
+    def __init__(
+        self, block: RAMBlock, memory: BufferMemory, page_size: int, opened: Opened
+    ) -> None:
         if block.used_length > len(memory.buffer):
             raise SourceError(f"RAMBlock {block} is longer than its buffer")
         self._buffer = memory.buffer
         self._page_size = page_size
         self._address = core.address_of(memory.buffer)
-        self._space = None
+        self._space: AddressSpace | None = None
         if memory.anonymous:
-            self._space = AddressSpace(block, ProcessMemory(os.getpid(), self._address))
+            pid = os.getpid()
+            process = opened.process(pid)
+            self._space = AddressSpace(block, ProcessMemory(pid, self._address), process)
 
     def begin_pass(self) -> None:
-        """Do nothing: an exported buffer cannot go away."""
+        """Forget what was seen in the pass before; an exported buffer cannot go away."""
+        if self._space is not None:
+            self._space.begin_pass()
 
     def states(self, vfns: VfnArray, order: NDArray[np.uint32]) -> StateArray | None:
         """Return which pages can be read; see Reader."""
@@ -56,10 +63,11 @@ class BufferReader:
         begin = vfn * self._page_size
         return bytes(self._buffer[begin : begin + self._page_size])
 
-    def end_pass(self) -> None:
+    def check(self) -> None:
         """Do nothing: an exported buffer cannot go away."""
 
+    end_pass = check
+
     def close(self) -> None:
-        """Close what was opened beside the buffer."""
-        if self._space is not None:
-            self._space.close()
+        """Let go of what was opened beside the buffer."""
+        self._space = None

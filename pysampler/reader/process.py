@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pysampler import core
+from pysampler.core import PageState
+from pysampler.errors import SourceError
 from pysampler.reader.address_space import AddressSpace
 from pysampler.rights import process_error
 
@@ -16,8 +20,13 @@ if TYPE_CHECKING:
 
     from pysampler.core import HashArray, Hasher, StateArray, VfnArray
     from pysampler.ramblock import ProcessMemory, RAMBlock
+    from pysampler.reader.descriptor import Descriptor
+    from pysampler.reader.opened import Opened
 
 _STAGING_PAGES = 32
+# Of a private file, pages are asked about and read so many at a time: little is read twice
+# when one of them cannot be read.
+_PAGES_AT_ONCE = 512
 
 
 class ProcessReader:
@@ -25,70 +34,144 @@ class ProcessReader:
 
     To read a page that is not there makes it come: a zero page, or out of swap. So pagemap
     is asked before, in every pass, for a page may be given back or swapped out at any time.
+    What the process has not touched of a private file is read from the file.
     """
 
     access = "process_vm_readv"
 
     def __init__(
-        self, block: RAMBlock, memory: ProcessMemory, address: int, page_size: int
+        self,
+        block: RAMBlock,
+        memory: ProcessMemory,
+        address: int,
+        page_size: int,
+        opened: Opened,
     ) -> None:
         self._memory = memory
         self._address = address
         self._page_size = page_size
-        try:
-            self._space = AddressSpace(block, memory)
-        except OSError as error:
-            raise process_error(error, memory.pid) from error
-        try:
-            # Nothing is at address 0; the kernel tells first whether we may read the process.
-            nothing = np.zeros(1, dtype=np.uint64)
-            core.hash_remote(
-                core.Hasher(core.Hash.READ), memory.pid, 0, page_size, nothing,
-                bytearray(page_size), np.zeros_like(nothing),
-            )  # fmt: skip
-        except OSError as error:
-            self._space.close()
-            raise process_error(error, memory.pid) from error
+        self._space = AddressSpace(block, memory, opened.process(memory.pid))
+        self._file: Descriptor | None = None
+        if memory.file is not None:
+            with suppress(PermissionError, FileNotFoundError, SourceError):
+                self._file = opened.file(memory.file)
+        _check_rights(memory.pid, page_size)
 
     def begin_pass(self) -> None:
         """Look whether the process is there."""
-        self._space.check()
+        self._space.begin_pass()
 
     def states(self, vfns: VfnArray, order: NDArray[np.uint32]) -> StateArray:
         """Return which pages can be read; see Reader."""
         states = self._space.states(self._page_size, vfns, order, self._address)
         if not self._memory.anonymous:
-            # What this process has not touched has the content of its file, or of another
-            # process.
-            states[states == core.PageState.HOLE] = core.PageState.FILE
+            untouched = states == PageState.HOLE
+            if untouched.any():
+                states[untouched] = self._states_in_file(vfns[untouched])
         return states
+
+    def _states_in_file(self, vfns: VfnArray) -> StateArray:
+        """Return the states of pages that the process has not touched."""
+        if self._file is None:
+            return np.full(len(vfns), PageState.FILE, dtype=np.uint8)
+        # Where the file has no page, the process has none either.
+        n_pages = os.fstat(self._file.fd).st_size // self._page_size
+        closed = vfns + self._first_in_file() >= np.uint64(n_pages)
+        return np.where(closed, PageState.CLOSED, PageState.PRESENT).astype(np.uint8)
+
+    def _first_in_file(self) -> np.uint64:
+        assert self._memory.file is not None  # noqa: S101 (for the type checker)
+        return np.uint64(self._memory.file.offset // self._page_size)
 
     def hash_pages(self, hasher: Hasher, vfns: VfnArray, hashes: HashArray) -> int:
         """Hash pages in order; see Reader."""
-        return self._hash(hasher, vfns, bytearray(_STAGING_PAGES * self._page_size), hashes)
+        staging = bytearray(_STAGING_PAGES * self._page_size)
+        if self._file is None:
+            return self._hash_touched(hasher, vfns, staging, hashes)
+        for begin in range(0, len(vfns), _PAGES_AT_ONCE):
+            end = min(begin + _PAGES_AT_ONCE, len(vfns))
+            done = self._hash_of_file(hasher, vfns[begin:end], staging, hashes[begin:end])
+            if begin + done < end:
+                return begin + done
+        return len(vfns)
 
-    def copy_page(self, vfn: int) -> bytes:
-        """Return a page; see Reader."""
-        page, vfns = bytearray(self._page_size), np.array([vfn], dtype=np.uint64)
-        # What the hash is computed of is a copy.
-        done = self._hash(core.Hasher(core.Hash.READ), vfns, page, np.zeros_like(vfns))
-        return bytes(page) if done else b""
+    def _hash_of_file(
+        self, hasher: Hasher, vfns: VfnArray, staging: bytearray, hashes: HashArray
+    ) -> int:
+        """Hash pages of a private file: each where its content is at this moment."""
+        assert self._file is not None  # noqa: S101 (for the type checker)
+        order = np.argsort(vfns, kind="stable").astype(np.uint32)
+        states = self._space.states(self._page_size, vfns, order, self._address)
+        readable = len(vfns)
+        for state in (PageState.PRESENT, PageState.HOLE):
+            rows = np.flatnonzero(states == state)
+            found = np.empty(len(rows), dtype=np.uint64)
+            if state is PageState.PRESENT:
+                done = self._hash_touched(hasher, vfns[rows], staging, found)
+            else:
+                in_file = vfns[rows] + self._first_in_file()
+                done = core.hash_file(
+                    hasher, self._file.fd, self._page_size, in_file, staging, found
+                )
+            hashes[rows[:done]] = found[:done]
+            if done < len(rows):
+                readable = min(readable, int(rows[done]))
+        lost = np.flatnonzero(states > PageState.HOLE)
+        return min(readable, int(lost[0])) if len(lost) else readable
 
-    def _hash(self, hasher: Hasher, vfns: VfnArray, staging: bytearray, hashes: HashArray) -> int:
-        pid = self._memory.pid
+    def _hash_touched(
+        self, hasher: Hasher, vfns: VfnArray, staging: bytearray, hashes: HashArray
+    ) -> int:
+        process = self._space.process
         try:
-            return core.hash_remote(
-                hasher, pid, self._address, self._page_size, vfns, staging, hashes
-            )
+            if process.holds_userfaultfd():
+                first = np.uint64(self._address // self._page_size)
+                done = core.hash_file(
+                    hasher, process.memory(), self._page_size, vfns + first, staging, hashes
+                )
+            else:
+                done = core.hash_remote(
+                    hasher, process.pid, self._address, self._page_size, vfns, staging, hashes
+                )
         except ProcessLookupError:
             self._space.gone("the process has ended")
         except PermissionError:
             self._space.gone("the process may not be read any more")
+        self._space.check()  # else another process may have had the pid
+        return done
+
+    def copy_page(self, vfn: int) -> bytes:
+        """Return a page; see Reader."""
+        page, vfns = bytearray(self._page_size), np.array([vfn], dtype=np.uint64)
+        hasher, hashes = core.Hasher(core.Hash.READ), np.zeros_like(vfns)
+        # What the hash is computed of is a copy.
+        if self._file is None:
+            done = self._hash_touched(hasher, vfns, page, hashes)
+        else:
+            done = self._hash_of_file(hasher, vfns, page, hashes)
+        return bytes(page) if done else b""
+
+    def check(self) -> None:
+        """Raise FaultError when the process has ended."""
+        self._space.check()
 
     def end_pass(self) -> None:
-        """Raise FaultError when the process ended or unmapped the block meanwhile."""
+        """Raise FaultError when the process ended, or unmapped or replaced the block meanwhile."""
         self._space.check_mapped()
 
     def close(self) -> None:
-        """Close the descriptors."""
-        self._space.close()
+        """Let go of what was opened."""
+        self._file = None
+
+
+def _check_rights(pid: int, page_size: int) -> None:
+    """Raise SourceError when memory of a process may not be read, though its pagemap may."""
+    nothing = np.zeros(1, dtype=np.uint64)
+    try:
+        # Nothing is at address 0; the kernel tells first whether we may read the process.
+        core.hash_remote(
+            core.Hasher(core.Hash.READ), pid, 0, page_size, nothing,
+            bytearray(page_size), np.zeros_like(nothing),
+        )  # fmt: skip
+    except OSError as error:
+        raise process_error(error, pid) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def read_maps(pid: int) -> list[Mapping]:
         return [_parse(line) for line in maps]
 
 
+# A process may have as many mappings (vm.max_map_count), and from pass to pass most stay.
+@lru_cache(maxsize=65530)
 def _parse(line: str) -> Mapping:
     fields = line.rstrip("\n").split(maxsplit=5)
     start, end = (int(address, 16) for address in fields[0].split("-"))

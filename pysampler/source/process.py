@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pysampler.errors import SourceError, UsageError
-from pysampler.ramblock import MIN_USED_LENGTH, ProcessMemory, RAMBlock
+from pysampler.ramblock import MIN_USED_LENGTH, FileMemory, ProcessMemory, RAMBlock
 from pysampler.rights import process_error
 from pysampler.source.file import block_name, file_memory_block
 from pysampler.source.maps import Mapping, is_mapped, read_maps
 from pysampler.source.qemu import find_guest_ram, is_qemu
+from pysampler.source.smaps import read_smaps
 from pysampler.units import MIB, format_size, parse_size
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ MIN_FOUND_LENGTH = 16 * MIB
 
 # QEMU's name for the memfds of memory-backend-memfd. Others that want to be found use it too.
 _GUEST_MEMFD = "memory-backend-memfd"
+
+_FEW_DESCRIPTORS = 16
 
 _NAMED_BLOCK = re.compile(r"([^=]+)=(0[xX][0-9a-fA-F]+|\d+):(.+)", re.ASCII)
 
@@ -45,7 +49,8 @@ def find_blocks(pid: int) -> list[RAMBlock]:
     except OSError as error:
         raise process_error(error, pid) from error
     found = find_guest_ram(command, mappings) if is_qemu(command) else _largest(mappings)
-    blocks = [mapped_block(pid, mapping, idstr) for idstr, mapping in found]
+    links = _links(pid)
+    blocks = [mapped_block(pid, mapping, idstr, links=links) for idstr, mapping in found]
     if not blocks:
         kernel = "" if mappings else " (a kernel thread or a process that has ended has no memory)"
         raise SourceError(
@@ -86,48 +91,80 @@ def named_block(pid: int, text: str) -> RAMBlock:
 
 
 def mapped_block(
-    pid: int, mapping: Mapping, idstr: str, *, start: int | None = None, length: int | None = None
+    pid: int,
+    mapping: Mapping,
+    idstr: str,
+    *,
+    start: int | None = None,
+    length: int | None = None,
+    links: dict[str, list[str]] | None = None,
 ) -> RAMBlock:
     """Return a mapping of a process, or a part of it, as a RAMBlock.
 
     A shared mapping is read through its file where that can be opened, without a copy. Else, as
     anything private, it is read in the process.
+
+    Args:
+        pid: the process.
+        mapping: one of it.
+        idstr: the RAMBlock's name.
+        start: its first address; None for the mapping's.
+        length: bytes; None for the mapping's.
+        links: those of _links(), for whoever asks for many mappings; else they are looked up.
     """
     start = mapping.start if start is None else start
     length = mapping.length if length is None else length
-    anonymous = mapping.is_anonymous
-    for path in () if anonymous else _paths_of(pid, mapping):
+    if mapping.is_anonymous or (mapping.name == "/dev/zero" and not mapping.shared):
+        memory = ProcessMemory(pid, start, anonymous=True)
+        return RAMBlock(idstr, length, memory, _anonymous_page_size(pid, mapping))
+    user = ProcessMemory(pid, start)
+    for path in _paths_of(pid, mapping, _links(pid) if links is None else links):
         try:
             status = os.stat(path)
             if (status.st_dev, status.st_ino) != mapping.inode:
                 continue
-            if mapping.shared:
-                return file_memory_block(
-                    path,
-                    idstr,
-                    offset=mapping.offset + start - mapping.start,
-                    used_length=length,
-                    user=ProcessMemory(pid, start),
-                )
+            offset = mapping.offset + start - mapping.start
+            block = file_memory_block(path, idstr, offset=offset, used_length=length, user=user)
         except (OSError, SourceError):
             continue  # the next way may be open
-        # What a process has not touched of a file without any data is zero, too.
-        anonymous = status.st_blocks == 0
-        break
-    return RAMBlock(idstr, length, ProcessMemory(pid, start, anonymous))
+        if mapping.shared or not isinstance(block.memory, FileMemory):
+            return block
+        # What the process has not touched is in the file, what it has written is its own.
+        return replace(block, memory=replace(user, file=replace(block.memory, user=None)))
+    return RAMBlock(idstr, length, user)
 
 
-def _paths_of(pid: int, mapping: Mapping) -> Iterator[str]:
-    """Yield the ways to open the file of a mapping, the least privileged first."""
-    folder = f"/proc/{pid}/fd"
+def _anonymous_page_size(pid: int, mapping: Mapping) -> int:
+    """Return the bytes of the pages that back anonymous memory."""
+    if mapping.inode == (0, 0):
+        return 4096
     try:
+        # MAP_HUGETLB: the file that is behind it is on the kernel's own hugetlbfs.
+        return os.statvfs(f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}").f_bsize
+    except OSError:  # only CAP_CHECKPOINT_RESTORE may ask that
+        return next((m.page_size for m in read_smaps(pid) if m.start == mapping.start), 4096)
+
+
+def _links(pid: int) -> dict[str, list[str]]:
+    """Return the descriptors of a process by the name of what they lead to."""
+    folder, links = f"/proc/{pid}/fd", defaultdict(list)
+    with suppress(OSError):  # it may not let us look
         for fd in os.listdir(folder):
-            # What the name of a descriptor leads to ends as the mapping's name does.
-            if os.readlink(f"{folder}/{fd}") == mapping.name:
-                yield f"{folder}/{fd}"
-    except OSError:
-        pass  # the process may close descriptors meanwhile, or not let us look
+            with suppress(OSError):  # it may close descriptors meanwhile
+                links[os.readlink(f"{folder}/{fd}")].append(f"{folder}/{fd}")
+    return links
+
+
+def _paths_of(pid: int, mapping: Mapping, links: dict[str, list[str]]) -> Iterator[str]:
+    """Yield the ways to open the file of a mapping, the least privileged first."""
+    # What the name of a descriptor leads to ends as the mapping's name does. Of many with one
+    # name, only map_files tells quickly which it is.
+    paths = links.get(mapping.name, [])
+    if len(paths) <= _FEW_DESCRIPTORS:
+        yield from paths
     yield f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"
+    if len(paths) > _FEW_DESCRIPTORS:
+        yield from paths
     yield mapping.name
 
 
