@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from pysampler.cli.streams import say
 from pysampler.errors import UsageError
 from pysampler.printable import encodable
-from pysampler.source import file_block, find_blocks, named_block, process_fd_block
+from pysampler.source import file_block, find_ram, named_block, process_fd_block
 
 if TYPE_CHECKING:
     import argparse
@@ -33,6 +34,11 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --pid: only this range of its memory; may be repeated",
     )
     group.add_argument(
+        "--qmp",
+        metavar="SOCKET",
+        help="with --pid of a QEMU: its QMP socket, to be asked which RAMBlocks it has",
+    )
+    group.add_argument(
         "--file",
         metavar="PATH",
         action="append",
@@ -42,7 +48,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def blocks_of(args: argparse.Namespace) -> list[RAMBlock]:
-    """Return the RAMBlocks that the arguments name.
+    """Return the RAMBlocks that the arguments name; what is odd about them is said.
 
     Raises:
         UsageError: they contradict each other, or name nothing.
@@ -51,6 +57,8 @@ def blocks_of(args: argparse.Namespace) -> list[RAMBlock]:
     if args.pid is None:
         if args.fd is not None or args.block:
             raise UsageError("--fd and --block need --pid")
+        if args.qmp is not None:
+            raise UsageError("--qmp needs --pid")
         if not args.file:
             raise UsageError("name what to sample: --pid PID or --file PATH")
         return [file_block(path, encodable(os.path.basename(path))) for path in args.file]
@@ -58,12 +66,20 @@ def blocks_of(args: argparse.Namespace) -> list[RAMBlock]:
         raise UsageError("give either --pid or --file")
     if args.fd is not None and args.block:
         raise UsageError("give either --fd or --block")
+    if args.qmp is not None and (args.fd is not None or args.block):
+        raise UsageError(
+            "give --qmp without --fd and --block, which name what to sample themselves"
+        )
     pid = whole_number(args.pid, "pid", low=1, high=PID_MAX)
     if args.fd is not None:
         return [process_fd_block(pid, whole_number(args.fd, "fd", low=0, high=1 << 30))]
     if args.block:
         return [named_block(pid, text) for text in args.block]
-    return find_blocks(pid)
+    found = find_ram(pid, args.qmp)
+    if not getattr(args, "quiet", False):
+        for remark in found.remarks:
+            say(args.verb, f"warning: {remark}")
+    return found.blocks
 
 
 def whole_number(text: str, what: str, *, low: int, high: int) -> int:

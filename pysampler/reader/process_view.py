@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pysampler.reader.descriptor import Descriptor
-from pysampler.source.smaps import MappingDetails, read_smaps
+from pysampler.source.smaps import read_smaps
 
 if TYPE_CHECKING:
     from pysampler.source.maps import Mapping
@@ -48,7 +48,7 @@ class ProcessView:
         self._plain: set[str] = set()  # descriptors of it that are no userfaultfd
         self._holds_userfaultfd: bool | None = None  # None: not looked at in this pass
         self._elsewhere: list[str] | None = None
-        self._awaited: list[MappingDetails] = []
+        self._awaited: list[Mapping] = []
         self._next_smaps_s = 0.0
 
     def has_ended(self) -> bool:
@@ -78,7 +78,7 @@ class ProcessView:
                 self._holds_userfaultfd = self._look_for_userfaultfd()
             return self._holds_userfaultfd or bool(self._elsewhere)
 
-    def awaited(self) -> list[MappingDetails]:
+    def awaited(self) -> list[Mapping]:
         """Return the mappings whose missing pages somebody will fill who holds a userfaultfd.
 
         Another process may hold the descriptor; one of another user, or out of our sight in
@@ -94,7 +94,7 @@ class ProcessView:
             began_s = time.monotonic()
             if began_s >= self._next_smaps_s:
                 with suppress(OSError):  # it may have ended; has_ended() will tell
-                    self._awaited = [m for m in read_smaps(self.pid) if "um" in m.flags]
+                    self._awaited = [m for m in read_smaps(self.pid) if m.flags and "um" in m.flags]
                 ended_s = time.monotonic()
                 self._next_smaps_s = ended_s + (ended_s - began_s) / _SMAPS_SHARE
             return self._awaited

@@ -3,6 +3,15 @@
 
 from pysampler.source.buffer import buffer_block
 from pysampler.source.file import file_block, process_fd_block
-from pysampler.source.process import find_blocks, named_block
+from pysampler.source.find import FoundRam, find_blocks, find_ram
+from pysampler.source.process import named_block
 
-__all__ = ["buffer_block", "file_block", "find_blocks", "named_block", "process_fd_block"]
+__all__ = [
+    "FoundRam",
+    "buffer_block",
+    "file_block",
+    "find_blocks",
+    "find_ram",
+    "named_block",
+    "process_fd_block",
+]

@@ -8,6 +8,7 @@ import stat
 
 from pysampler import core
 from pysampler.errors import AccessError, SourceError, UsageError
+from pysampler.printable import printable
 from pysampler.ramblock import FileMemory, ProcessMemory, RAMBlock
 from pysampler.rights import file_cure, process_error
 
@@ -55,7 +56,7 @@ def process_fd_block(pid: int, fd: int) -> RAMBlock:
         raise process_error(error, pid) from error
     except OSError as error:
         raise process_error(error, pid) from error
-    return file_memory_block(path, block_name(target), user=ProcessMemory(pid, None))
+    return file_memory_block(path, printable(block_name(target)), user=ProcessMemory(pid, None))
 
 
 def block_name(path: str) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,7 +22,11 @@ class Mapping:
         shared: writes reach the file, or other processes.
         offset: of ``start`` in the file, bytes.
         inode: (device, inode); (0, 0) for anonymous memory.
-        name: path, ``[heap]`` or the like; empty for anonymous memory.
+        name: path, ``[heap]`` or the like; empty for anonymous memory. Whoever named the file may
+            have put anything into it: it goes out through ``printable()`` only.
+        flags: two letters each, as VmFlags of smaps has them; None where only maps was read.
+        page_size: bytes of the pages that the kernel backs it with, not of a transparent huge page;
+            None where only maps was read.
     """
 
     start: int
@@ -33,16 +38,23 @@ class Mapping:
     offset: int
     inode: tuple[int, int]
     name: str
+    flags: frozenset[str] | None = None
+    page_size: int | None = None
 
     @property
     def is_anonymous(self) -> bool:
         """Whether it is private and of no file: a page that was not touched holds zeros."""
-        return not self.shared and (self.inode == (0, 0) or "/anon_hugepage" in self.name)
+        return not self.shared and (self.inode == (0, 0) or self.name == "/anon_hugepage (deleted)")
 
     @property
     def length(self) -> int:
         """Bytes."""
         return self.end - self.start
+
+
+def is_device(mapping: Mapping) -> bool:
+    """Return whether a mapping is of a device: its registers are no memory."""
+    return re.match(r"/dev/(?!shm/|zero|hugepages|dax)", mapping.name) is not None
 
 
 def read_maps(pid: int) -> list[Mapping]:
@@ -51,28 +63,30 @@ def read_maps(pid: int) -> list[Mapping]:
     Raises:
         OSError: there is no such process, or it may not be read.
     """
-    # Names are bytes to the kernel; surrogates keep those that are not UTF-8.
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
-        return [_parse(line) for line in maps]
+    # A file's name may hold any byte but NUL; the kernel escapes only the end of a line in it.
+    with open(f"/proc/{pid}/maps", "rb") as maps:
+        return [parse_mapping(line) for line in maps.read().split(b"\n") if line]
 
 
 # A process may have as many mappings (vm.max_map_count), and from pass to pass most stay.
 @lru_cache(maxsize=65530)
-def _parse(line: str) -> Mapping:
-    fields = line.rstrip("\n").split(maxsplit=5)
-    start, end = (int(address, 16) for address in fields[0].split("-"))
-    major, minor = (int(number, 16) for number in fields[3].split(":"))
-    rights, inode = fields[1], int(fields[4])
+def parse_mapping(line: bytes) -> Mapping:
+    """Return the mapping of a line, without its end; the first line of one in smaps is the same."""
+    addresses, rights, offset, device, inode, *name = line.split(b" ", 5)
+    start, end = addresses.split(b"-")
+    major, minor = device.split(b":")
+    number = int(inode)
     return Mapping(
-        start=start,
-        end=end,
-        writable=rights[1] == "w",
-        executable=rights[2] == "x",
-        accessible=rights[:3] != "---",
-        shared=rights[3] == "s",
-        offset=int(fields[2], 16),
-        inode=(os.makedev(major, minor), inode) if inode else (0, 0),
-        name=fields[5] if len(fields) > 5 else "",
+        start=int(start, 16),
+        end=int(end, 16),
+        writable=rights[1:2] == b"w",
+        executable=rights[2:3] == b"x",
+        accessible=rights[:3] != b"---",
+        shared=rights[3:4] == b"s",
+        offset=int(offset, 16),
+        inode=(os.makedev(int(major, 16), int(minor, 16)), number) if number else (0, 0),
+        # Surrogates keep what is not UTF-8, so that the name still leads to its file.
+        name=os.fsdecode(name[0].lstrip(b" ")) if name else "",
     )
 
 

@@ -5,59 +5,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pysampler.errors import SourceError, UsageError
+from pysampler.printable import encodable
 from pysampler.ramblock import MIN_USED_LENGTH, FileMemory, ProcessMemory, RAMBlock
 from pysampler.rights import process_error
-from pysampler.source.file import block_name, file_memory_block
+from pysampler.source.file import file_memory_block
 from pysampler.source.maps import Mapping, is_mapped, read_maps
-from pysampler.source.qemu import find_guest_ram, is_qemu
 from pysampler.source.smaps import read_smaps
-from pysampler.units import MIB, format_size, parse_size
+from pysampler.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What a process of unknown kind must have mapped in one piece to be taken for guest RAM.
-MIN_FOUND_LENGTH = 16 * MIB
-
-# QEMU's name for the memfds of memory-backend-memfd. Others that want to be found use it too.
-_GUEST_MEMFD = "memory-backend-memfd"
-
 _FEW_DESCRIPTORS = 16
 
 _NAMED_BLOCK = re.compile(r"([^=]+)=(0[xX][0-9a-fA-F]+|\d+):(.+)", re.ASCII)
-
-
-def find_blocks(pid: int) -> list[RAMBlock]:
-    """Find the guest RAM of a process.
-
-    In a QEMU, it is the memory that its command line names, and further blocks that look
-    like QEMU's, such as video RAM. In any other process, memfds named as QEMU's if there
-    are any, else every writable mapping of at least 16 MiB: shared, or private and anonymous.
-
-    Raises:
-        SourceError: no such process, no right to read it, or nothing found.
-    """
-    try:
-        mappings = read_maps(pid)
-        command = _command_line(pid)
-    except OSError as error:
-        raise process_error(error, pid) from error
-    found = find_guest_ram(command, mappings) if is_qemu(command) else _largest(mappings)
-    links = _links(pid)
-    blocks = [mapped_block(pid, mapping, idstr, links=links) for idstr, mapping in found]
-    if not blocks:
-        kernel = "" if mappings else " (a kernel thread or a process that has ended has no memory)"
-        raise SourceError(
-            f"process {pid} has no guest RAM to find: no writable mapping of"
-            f" {format_size(MIN_FOUND_LENGTH)} or more{kernel}; name one with --block"
-        )
-    return _with_unique_names(blocks)
 
 
 def named_block(pid: int, text: str) -> RAMBlock:
@@ -71,6 +38,7 @@ def named_block(pid: int, text: str) -> RAMBlock:
     if match is None:
         raise UsageError(f"block: {text!r} is not NAME=ADDR:LENGTH, e.g. ram=0x7f0000000000:1G")
     idstr, digits, size = match.groups()
+    idstr = encodable(idstr)
     address, length = int(digits, 0), parse_size(size, f"block {idstr}")
     if address % 4096 or length % 4096:
         raise UsageError(f"block {idstr}: address and length must be multiples of 4096")
@@ -110,7 +78,7 @@ def mapped_block(
         idstr: the RAMBlock's name.
         start: its first address; None for the mapping's.
         length: bytes; None for the mapping's.
-        links: those of _links(), for whoever asks for many mappings; else they are looked up.
+        links: those of links_of(), for whoever asks for many mappings; else they are looked up.
     """
     start = mapping.start if start is None else start
     length = mapping.length if length is None else length
@@ -118,7 +86,7 @@ def mapped_block(
         memory = ProcessMemory(pid, start, anonymous=True)
         return RAMBlock(idstr, length, memory, _anonymous_page_size(pid, mapping))
     user = ProcessMemory(pid, start)
-    for path in _paths_of(pid, mapping, _links(pid) if links is None else links):
+    for path in _paths_of(pid, mapping, links_of(pid) if links is None else links):
         try:
             status = os.stat(path)
             if (status.st_dev, status.st_ino) != mapping.inode:
@@ -142,10 +110,12 @@ def _anonymous_page_size(pid: int, mapping: Mapping) -> int:
         # MAP_HUGETLB: the file that is behind it is on the kernel's own hugetlbfs.
         return os.statvfs(f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}").f_bsize
     except OSError:  # only CAP_CHECKPOINT_RESTORE may ask that
-        return next((m.page_size for m in read_smaps(pid) if m.start == mapping.start), 4096)
+        return next(
+            (m.page_size or 4096 for m in read_smaps(pid) if m.start == mapping.start), 4096
+        )
 
 
-def _links(pid: int) -> dict[str, list[str]]:
+def links_of(pid: int) -> dict[str, list[str]]:
     """Return the descriptors of a process by the name of what they lead to."""
     folder, links = f"/proc/{pid}/fd", defaultdict(list)
     with suppress(OSError):  # it may not let us look
@@ -168,42 +138,6 @@ def _paths_of(pid: int, mapping: Mapping, links: dict[str, list[str]]) -> Iterat
     yield mapping.name
 
 
-def _largest(mappings: list[Mapping]) -> list[tuple[str, Mapping]]:
-    """Return the mappings that are taken for guest RAM in a process that is no QEMU."""
-    candidates = [m for m in mappings if m.writable and not m.executable]
-    memfds = [m for m in candidates if m.shared and block_name(m.name).startswith(_GUEST_MEMFD)]
-    if memfds:
-        found = [m for m in memfds if m.length >= MIN_USED_LENGTH]
-    else:
-        found = [m for m in candidates if m.length >= MIN_FOUND_LENGTH and _is_memory(m)]
-    # A file that is mapped twice is one block.
-    once = {(m.inode, m.offset) if m.shared else m.start: m for m in reversed(found)}
-    return [(_idstr_of(m), m) for m in sorted(once.values(), key=lambda m: m.start)]
-
-
-def _is_memory(mapping: Mapping) -> bool:
-    if mapping.shared:  # devices' registers are no memory
-        return re.match(r"/dev/(?!shm/|zero|hugepages)", mapping.name) is None
-    return mapping.is_anonymous and not mapping.name.startswith(("[stack", "[vdso", "[vvar"))
-
-
-def _idstr_of(mapping: Mapping) -> str:
-    if mapping.inode == (0, 0):
-        return f"{mapping.name.strip('[]') or 'anon'}@{mapping.start:x}"
-    name = block_name(mapping.name)
-    return name.removeprefix(f"{_GUEST_MEMFD}:") or name
-
-
-def _with_unique_names(blocks: list[RAMBlock]) -> list[RAMBlock]:
-    totals, seen = Counter(block.idstr for block in blocks), Counter[str]()
-    unique = []
-    for block in blocks:
-        seen[block.idstr] += 1
-        name = f"{block.idstr}#{seen[block.idstr]}" if totals[block.idstr] > 1 else block.idstr
-        unique.append(replace(block, idstr=name))
-    return unique
-
-
 def _why_not_mapped(pid: int, mappings: list[Mapping], idstr: str, start: int, end: int) -> str:
     for mapping in mappings:
         if mapping.start <= start < mapping.end:
@@ -212,8 +146,3 @@ def _why_not_mapped(pid: int, mappings: list[Mapping], idstr: str, start: int, e
                 f" {mapping.end:#x}; at most {mapping.end - start} bytes are there"
             )
     return f"block {idstr}: process {pid} has nothing mapped at {start:#x}"
-
-
-def _command_line(pid: int) -> list[str]:
-    with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="surrogateescape") as cmdline:
-        return cmdline.read().rstrip("\0").split("\0")

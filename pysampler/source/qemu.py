@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: MIT
 """Guest RAM of a QEMU: which of its mappings are RAMBlocks, and their idstr.
 
-The command line names the memory backends and their sizes, the mappings tell where memory of
-such a size is. Nothing is asked of QEMU itself: it may be stopped, hung or busy migrating.
+The mappings tell where RAM is and how long, the command line how it is called. Nothing is asked
+of QEMU itself: it may be stopped, hung or busy migrating.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pysampler.errors import UsageError
-from pysampler.units import MIB, parse_size
+from pysampler.source.maps import is_device
+from pysampler.source.qemu_options import SaidMemory, said_memory
+from pysampler.units import GIB, MIB, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,129 +24,244 @@ if TYPE_CHECKING:
 # qemu_anon_ram_alloc() aligns anonymous RAM to this, for transparent huge pages, and has a guard
 # page after it (QEMU_VMALLOC_ALIGN on x86, Arm and s390, qemu_ram_mmap()).
 _ALIGNMENT = 2 * MIB
-_VRAM_LENGTH = 16 * MIB
 
-_DEFAULT_RAM_MIB = 128
+# What the command line does not name must be this long to be taken for guest RAM.
+MIN_UNNAMED_LENGTH = 16 * MIB
 
-# -m without a backend: the machine's default_ram_id.
-_DEFAULT_IDSTR = {
-    "x86_64": "pc.ram",
-    "i386": "pc.ram",
-    "aarch64": "mach-virt.ram",
-    "arm": "mach-virt.ram",
-    "riscv64": "riscv_virt_board.ram",
-    "riscv32": "riscv_virt_board.ram",
-    "ppc64": "ppc_spapr.ram",
-    "s390x": "s390.ram",
-}
+# QEMU's name for the memfds of memory-backend-memfd, and the beginning of the name of a file that
+# it makes in a folder; the name of the backend and random letters follow.
+_MEMFD = "memory-backend-memfd"
+_MADE_FILE = re.compile(r"qemu_back_mem\.(.+)\.\w+", re.ASCII)
+
+# MADV_DONTFORK, which ram_block_add() gives to each RAMBlock, and nothing else in QEMU.
+_RAM_FLAG = "dc"
+
+# Other shared memory of QEMU's, where flags cannot tell: pictures of displays.
+_NO_RAM = {"displaysurface"}
+
+_PROGRAM = re.compile(r"\.?(qemu-system-|qemu-kvm|kvm(-spice)?$)")
 
 
 @dataclass(frozen=True)
-class _Backend:
-    """Memory that the command line asks for.
+class QemuRam:
+    """What was found in a QEMU.
 
     Attributes:
-        idstr: the RAMBlock's name.
-        length: bytes.
-        kind: ``ram``, ``memfd`` or ``file``.
-        path: of a file backend: the file, or the folder in which QEMU makes one.
+        named: idstr and mapping of each RAMBlock that the command line names, main memory first.
+        unnamed: the same of what looks like a RAMBlock and is not on the command line.
+        said: bytes of guest RAM that the command line asks for; 0 when it does not say all.
+        missing: what the command line asks for and was not found.
+        video: bytes of ``named`` that are devices'.
     """
 
-    idstr: str
-    length: int
-    kind: str
-    path: str = ""
+    named: list[tuple[str, Mapping]]
+    unnamed: list[tuple[str, Mapping]]
+    said: int
+    missing: list[SaidMemory]
+    video: int
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether command line and mappings do not tell the same."""
+        return bool(self.unnamed or self.missing or not self.said)
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what the user should know, a line each."""
+        if self.unnamed:
+            names = ", ".join(f"{idstr} ({format_size(m.length)})" for idstr, m in self.unnamed[:8])
+            more = f" and {len(self.unnamed) - 8} more" if len(self.unnamed) > 8 else ""
+            yield (
+                f"taken for guest RAM, but not explained by QEMU's command line: {names}{more};"
+                " plugged in later, or a device's"
+            )
+        found = sum(m.length for _, m in self.named + self.unnamed) - self.video
+        if self.said and found != self.said:
+            yield (
+                f"QEMU's command line says {format_size(self.said)} of guest RAM,"
+                f" {format_size(found)} were found"
+            )
 
 
-def is_qemu(command: list[str]) -> bool:
-    """Return whether a command line starts a QEMU system emulator."""
-    return re.match(r"qemu-(system-|kvm)|kvm$", os.path.basename(command[0])) is not None
+def is_qemu(command: list[str], executable: str | None = None) -> bool:
+    """Return whether a process is a QEMU system emulator.
+
+    Its executable tells; the command line, which may say anything, only where that is unknown.
+    """
+    program = command[0] if executable is None else executable.removesuffix(" (deleted)")
+    return _PROGRAM.match(os.path.basename(program)) is not None
 
 
 def find_guest_ram(command: list[str], mappings: list[Mapping]) -> list[tuple[str, Mapping]]:
-    """Return idstr and mapping of each RAMBlock of guest memory, guest RAM first.
+    """Return idstr and mapping of each RAMBlock of guest RAM, those on the command line first."""
+    ram = match_guest_ram(said_memory(command, command[0]), mappings)
+    return ram.named + ram.unnamed
 
-    Backends of one kind and size are told apart by the order in which QEMU makes them: inode
-    numbers of memfds rise, addresses of anonymous memory fall.
+
+def match_guest_ram(said: list[SaidMemory], mappings: list[Mapping]) -> QemuRam:
+    """Find the memory that the command line asks for, and what else is guest RAM.
+
+    Memory of one kind and size is told apart by the order in which QEMU makes it, backends before
+    what is of none: inode numbers rise, addresses of anonymous memory fall.
     """
-    free = [m for m in mappings if m.writable and not m.executable]
-    shared = sorted((m for m in free if m.inode != (0, 0)), key=lambda m: m.inode[1])
-    private = sorted(_anonymous_ram(mappings), key=lambda m: -m.start)
-    found: list[tuple[str, Mapping]] = []
-    for backend in _backends(command):
-        if backend.length == 0:  # a size we cannot read
-            continue
-        pool = private if backend.kind == "ram" else shared
-        mapping = next((m for m in pool if _fits(backend, m)), None)
-        if mapping is None and backend.kind == "ram":
-            mapping = _end_of_larger(backend.length, mappings)
-        if mapping is not None:
-            found.append((backend.idstr, mapping))
-            pool[:] = [m for m in pool if not _overlap(m, mapping)]
-    # What remains and looks like QEMU's RAM: video RAM, or memory that was plugged in later.
-    for mapping in private:
-        if mapping.length == _VRAM_LENGTH:
-            found.append(("vga.vram", mapping))
-        elif mapping.length > _VRAM_LENGTH:
-            found.append((f"ram@{mapping.start:x}", mapping))
-    found += [
-        (f"memfd@{mapping.start:x}", mapping)
-        for mapping in shared
-        if mapping.shared and "memory-backend-memfd" in mapping.name
-    ]
-    return found
+    pool = _candidates(mappings)
+    found: dict[int, Mapping] = {}
+    # Those with a size first, so that one without is not given what is another's.
+    in_order = sorted(enumerate(said), key=lambda item: (item[1].is_video, item[1].is_default))
+    for fits in (_fits, _is_end_of_larger, _is_unsized):
+        for i, memory in in_order:
+            mapping = None if i in found else fits(memory, pool, mappings)
+            if mapping is not None:
+                found[i] = mapping
+                pool = [m for m in pool if not _overlap(m, mapping)]
+    named = [(said[i].idstr, found[i]) for i in sorted(found)]
+    unnamed = [(_name_of(m), m) for m in pool if m.length >= MIN_UNNAMED_LENGTH and _is_ram(m)]
+    main = [memory for memory in said if not memory.is_video]
+    return QemuRam(
+        named,
+        unnamed,
+        said=sum(memory.length for memory in main) if all(m.length for m in main) else 0,
+        missing=[memory for i, memory in enumerate(said) if i not in found],
+        video=sum(found[i].length for i in found if said[i].is_video),
+    )
 
 
-def _fits(backend: _Backend, mapping: Mapping) -> bool:
-    if mapping.length != backend.length:
-        return False
-    if backend.kind == "memfd":
-        return "memory-backend-memfd" in mapping.name
-    if backend.kind == "file":
-        path = mapping.name.removesuffix(" (deleted)")
-        return path == backend.path or os.path.dirname(path) == backend.path.rstrip("/")
-    return True
+def has_length(mapping: Mapping, length: int) -> bool:
+    """Return whether a mapping is that of a RAMBlock of a length.
 
-
-def _overlap(one: Mapping, other: Mapping) -> bool:
-    return one.start < other.end and other.start < one.end
-
-
-def _anonymous_ram(mappings: list[Mapping]) -> Iterator[Mapping]:
-    """Yield anonymous memory as QEMU allocates it: aligned, and with a guard page after it."""
-    host_page = os.sysconf("SC_PAGESIZE")
-    for start_at, first in enumerate(mappings):
-        if first.start % _ALIGNMENT or not _is_anonymous(first):
-            continue
-        # A NUMA policy or advice on a part of it splits it into several mappings.
-        end = first.start
-        for mapping in mappings[start_at:]:
-            if mapping.start != end or not _is_anonymous(mapping):
-                is_guard = (
-                    mapping.start == end and not mapping.accessible and mapping.length == host_page
-                )
-                if is_guard:
-                    yield replace(first, end=end)
-                break
-            end = mapping.end
-
-
-def _end_of_larger(length: int, mappings: list[Mapping]) -> Mapping | None:
-    """Return the last ``length`` bytes before a guard page.
-
-    The kernel joins neighbours of the same kind, so guest RAM may be the end of a larger mapping.
+    A file of huge pages is rounded up to one of them; the RAMBlock is not.
     """
-    for mapping, following in pairwise(mappings):
-        start = mapping.end - length
-        if (
-            _is_anonymous(mapping)
-            and start >= mapping.start
-            and start % _ALIGNMENT == 0
-            and following.start == mapping.end
-            and not following.accessible
-        ):
-            return replace(mapping, start=start)
+    spare = mapping.length - length
+    return spare == 0 or (
+        mapping.inode != (0, 0)
+        and any(0 < spare < huge and mapping.length % huge == 0 for huge in (2 * MIB, GIB))
+    )
+
+
+def _fits(memory: SaidMemory, pool: list[Mapping], _: object) -> Mapping | None:
+    """Return the mapping of the memory, by kind, name and length."""
+    for mapping in pool:
+        if memory.length and _may_be(memory, mapping) and has_length(mapping, memory.length):
+            return replace(mapping, end=mapping.start + memory.length)
     return None
+
+
+def _is_end_of_larger(
+    memory: SaidMemory, pool: list[Mapping], mappings: list[Mapping]
+) -> Mapping | None:
+    """Return the end of a run of anonymous memory, where flags do not tell where RAM begins.
+
+    The kernel joins neighbours of the same kind, so that a thread's stack may be before RAM.
+    """
+    if memory.kind != "ram" or not memory.length or _have_flags(mappings):
+        return None
+    for run in _guarded_runs(mappings):
+        start = run[-1].end - memory.length
+        if run[0].start <= start < run[0].start + memory.length and start % _ALIGNMENT == 0:
+            mapping = replace(run[0], start=start, end=run[-1].end)
+            if all(m.end == mapping.end or not _overlap(m, mapping) for m in pool):
+                return mapping
+    return None
+
+
+def _is_unsized(memory: SaidMemory, pool: list[Mapping], _: object) -> Mapping | None:
+    """Return the longest mapping that the memory may be."""
+    if memory.length:
+        return None
+    return max((m for m in pool if _may_be(memory, m)), key=lambda m: m.length, default=None)
+
+
+def _may_be(memory: SaidMemory, mapping: Mapping) -> bool:
+    """Return whether the kind and the name of a mapping are those of the memory."""
+    name = os.path.basename(mapping.name.removesuffix(" (deleted)"))
+    if memory.kind == "file":
+        made = _MADE_FILE.fullmatch(name)
+        is_it = (
+            made[1] == memory.idstr.replace("/", "_")
+            if made
+            else (name == os.path.basename(memory.path) and mapping.offset == memory.offset)
+        )
+        return is_it and mapping.inode != (0, 0)
+    if memory.kind == "memfd":
+        return mapping.name.startswith("/memfd:") and name.removeprefix("memfd:") == _MEMFD
+    if memory.kind == "shm":
+        return name.startswith("qemu-") and mapping.shared
+    if _is_anonymous(mapping):
+        return not memory.shared
+    # Shared anonymous memory; QEMU 9.2 and newer have a memfd of the block's own name for it.
+    if mapping.name.startswith("/dev/zero"):
+        return memory.shared
+    return mapping.name.startswith("/memfd:") and name.removeprefix("memfd:") == memory.idstr
+
+
+def _candidates(mappings: list[Mapping]) -> list[Mapping]:
+    """Return what may be a RAMBlock, in the order in which QEMU is likely to have made it."""
+    flagged = _have_flags(mappings)
+    programs = {m.inode for m in mappings if m.executable}
+    of_files: dict[tuple[object, ...], Mapping] = {}
+    last: Mapping | None = None
+    for mapping in mappings:
+        if mapping.inode == (0, 0) or mapping.inode in programs or not mapping.accessible:
+            continue
+        if flagged and not _is_flagged(mapping):
+            continue
+        if (
+            last is not None
+            and (last.end, last.inode, last.shared)
+            == (mapping.start, mapping.inode, mapping.shared)
+            and mapping.offset == last.offset + last.length
+        ):  # a policy or advice for a part has split it
+            last = replace(last, end=mapping.end)
+        else:
+            last = mapping
+        # A file that is mapped twice is one block.
+        key = (last.inode, last.offset)
+        if last.length > (of_files[key].length if key in of_files else 0):
+            of_files[key] = last
+    runs = _flagged_runs(mappings) if flagged else _guarded_runs(mappings)
+    private = [replace(_ram_of(run, flagged=flagged), end=run[-1].end) for run in runs]
+    return [
+        *sorted(
+            (m for m in private if m.start % _ALIGNMENT == 0 or flagged), key=lambda m: -m.start
+        ),
+        *sorted(of_files.values(), key=lambda m: (m.inode[1], m.offset)),
+    ]
+
+
+def _ram_of(run: list[Mapping], *, flagged: bool) -> Mapping:
+    """Return where the RAM at the end of a run begins.
+
+    A policy or advice for a part of it splits RAM, so it need not be the last mapping.
+    """
+    starts = run if flagged else [m for m in reversed(run) if m.start % _ALIGNMENT == 0]
+    return starts[0] if starts else run[-1]
+
+
+def _guarded_runs(mappings: list[Mapping]) -> Iterator[list[Mapping]]:
+    """Yield adjacent anonymous mappings that a guard page follows."""
+    run: list[Mapping] = []
+    for mapping in mappings:
+        if run and run[-1].end != mapping.start:
+            run = []
+        if _is_anonymous(mapping):
+            run.append(mapping)
+            continue
+        if run and not mapping.accessible:
+            yield run
+        run = []
+
+
+def _flagged_runs(mappings: list[Mapping]) -> Iterator[list[Mapping]]:
+    """Yield adjacent anonymous mappings with the flag of RAM; a guard page is between RAMBlocks."""
+    run: list[Mapping] = []
+    for mapping in mappings:
+        if not (_is_anonymous(mapping) and _is_flagged(mapping)):
+            continue
+        if run and run[-1].end != mapping.start:
+            yield run
+            run = []
+        run.append(mapping)
+    if run:
+        yield run
 
 
 def _is_anonymous(mapping: Mapping) -> bool:
@@ -160,72 +274,31 @@ def _is_anonymous(mapping: Mapping) -> bool:
     )
 
 
-def _backends(command: list[str]) -> list[_Backend]:
-    """Return the memory that a QEMU command line asks for, in its order."""
-    options = list(_options(command))
-    backends = [
-        _Backend(
-            properties["id"],
-            _size(properties.get("size"), "B"),
-            properties["qom-type"].removeprefix("memory-backend-"),
-            properties.get("mem-path", ""),
-        )
-        for name, value in options
-        if name == "object"
-        for properties in [_properties(value, "qom-type")]
-        if properties.get("qom-type", "").startswith("memory-backend-") and "id" in properties
-    ]
-    uses_backends = any(
-        "memdev" in _properties(value, "type") for name, value in options if name == "numa"
-    ) or any(
-        "memory-backend" in _properties(value, "type")
-        for name, value in options
-        if name in {"machine", "M"}
-    )
-    if not uses_backends:
-        memory = next((value for name, value in reversed(options) if name == "m"), "")
-        length = _size(_properties(memory, "size").get("size"), "M") or _DEFAULT_RAM_MIB * MIB
-        mem_path = next((value for name, value in options if name == "mem-path"), "")
-        kind = "file" if mem_path else "ram"
-        backends.insert(0, _Backend(_default_idstr(command[0]), length, kind, mem_path))
-    return backends
+def _have_flags(mappings: list[Mapping]) -> bool:
+    return any(_is_flagged(m) for m in mappings)
 
 
-def _options(command: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield (option, value) pairs; an option without a value is followed by the next option."""
-    for word, value in zip(command[1:], [*command[2:], ""], strict=True):
-        if word.startswith("-"):
-            yield word.lstrip("-"), value
+def _is_flagged(mapping: Mapping) -> bool:
+    return mapping.flags is not None and _RAM_FLAG in mapping.flags and "io" not in mapping.flags
 
 
-def _properties(text: str, implied: str) -> dict[str, str]:
-    """Return the members of ``first,key=value,...`` or of a JSON object, as text."""
-    if text.startswith("{"):
-        try:
-            members: dict[str, Any] = json.loads(text)
-        except ValueError:
-            return {}
-        return {key: str(value) for key, value in members.items()}
-    properties = {}
-    # A doubled comma stands for a comma in a value.
-    for i, part in enumerate(re.split(r",(?!,)", text.replace(",,", "\0"))):
-        key, equals, value = part.replace("\0", ",").partition("=")
-        if equals:
-            properties[key] = value
-        elif i == 0:
-            properties[implied] = key
-    return properties
+def _is_ram(mapping: Mapping) -> bool:
+    """Return whether a mapping that no option names may be guest RAM."""
+    name = mapping.name.removesuffix(" (deleted)")
+    is_known = name.startswith("/memfd:") and name.removeprefix("/memfd:") in _NO_RAM
+    return mapping.writable and not is_known and not is_device(mapping)
 
 
-def _size(text: str | None, default_suffix: str) -> int:
-    """Return bytes; a bare number of ``-m`` is in MiB, one of a backend in bytes."""
-    try:
-        return parse_size(
-            text + default_suffix.strip("B") if text and text.isdecimal() else text or "0"
-        )
-    except UsageError:
-        return 0
+def _overlap(one: Mapping, other: Mapping) -> bool:
+    return one.start < other.end and other.start < one.end
 
 
-def _default_idstr(program: str) -> str:
-    return _DEFAULT_IDSTR.get(os.path.basename(program).rpartition("-")[2], "ram")
+def _name_of(mapping: Mapping) -> str:
+    """Return a name for memory that no option names: the backend's, where its file has it."""
+    if mapping.inode == (0, 0) or mapping.name.startswith("/dev/zero"):
+        return f"ram@{mapping.start:x}"
+    name = os.path.basename(mapping.name.removesuffix(" (deleted)")).removeprefix("memfd:")
+    made = _MADE_FILE.fullmatch(name)
+    if made:
+        return made[1]
+    return f"memfd@{mapping.start:x}" if name == _MEMFD else name

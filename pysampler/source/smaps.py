@@ -7,58 +7,36 @@ that delays whoever maps memory: to be read when there is a reason, not in every
 
 from __future__ import annotations
 
-import os
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from pysampler.source.maps import Mapping, parse_mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_HEADER = re.compile(
-    rb"([0-9a-f]+)-([0-9a-f]+) \S{4} ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)(?: |$)"
-)
+# The first line of a mapping; those that follow begin with a capital letter.
+_HEAD = re.compile(rb"[0-9a-f]+-[0-9a-f]+ ")
 
 
-@dataclass
-class MappingDetails:
-    """One mapping.
-
-    Attributes:
-        start: first address.
-        end: address after the last.
-        offset: of ``start`` in the file, bytes.
-        inode: (device, inode); (0, 0) for anonymous memory.
-        page_size: bytes of the pages that the kernel backs it with; not a transparent huge page's.
-        flags: the kernel's two-letter flags; ``um``: userfaultfd is told of missing pages.
-    """
-
-    start: int
-    end: int
-    offset: int
-    inode: tuple[int, int]
-    page_size: int = 4096
-    flags: frozenset[str] = frozenset()
-
-
-def read_smaps(pid: int) -> Iterator[MappingDetails]:
-    """Yield the mappings of a process, by rising address.
+def read_smaps(pid: int) -> Iterator[Mapping]:
+    """Yield the mappings of a process with their flags and page sizes, by rising address.
 
     Raises:
-        OSError: there is no such process, or it may not be read.
+        OSError: there is no such process, it may not be read, or the kernel does not tell.
     """
-    mapping: MappingDetails | None = None
+    mapping: Mapping | None = None
+    page_size = 4096
     with open(f"/proc/{pid}/smaps", "rb") as smaps:
-        for line in smaps:
-            if mapping is not None and line.startswith(b"KernelPageSize:"):
-                mapping.page_size = int(line.split()[1]) << 10
-            elif mapping is not None and line.startswith(b"VmFlags:"):
-                mapping.flags = frozenset(line.decode("ascii").split()[1:])
-                yield mapping
+        for line in smaps:  # bytes: at the ends of lines only
+            if _HEAD.match(line):
+                mapping = parse_mapping(line.rstrip(b"\n"))
+            elif mapping is None:
+                continue
+            elif line.startswith(b"KernelPageSize:"):
+                page_size = int(line.split()[1]) << 10
+            elif line.startswith(b"VmFlags:"):
+                flags = frozenset(line.decode("ascii").split()[1:])
+                yield replace(mapping, flags=flags, page_size=page_size)
                 mapping = None
-            elif mapping is None and (header := _HEADER.match(line)):
-                start, end, offset, major, minor = (int(n, 16) for n in header.groups()[:5])
-                inode = int(header[6])
-                mapping = MappingDetails(
-                    start, end, offset, (os.makedev(major, minor), inode) if inode else (0, 0)
-                )

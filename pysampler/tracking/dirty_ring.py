@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 CAPACITY = 4096  # entries, a usual dirty-ring-size of QEMU
 CAPACITY_MAX = 65536  # KVM's
 
-# QEMU names the threads of its vCPUs "CPU 0/KVM" or "CPU 0/TCG".
-_VCPU_THREAD = re.compile(r"CPU (\d+)/", re.ASCII)
+# QEMU names the threads of its vCPUs "CPU 0/KVM" or "CPU 0/TCG". It has less than 10,000; any
+# process may name its threads so, and each number up to the largest takes memory of ours.
+_VCPU_THREAD = re.compile(r"CPU (\d{1,4})/", re.ASCII)
 
 
 def vcpu_threads(pid: int) -> dict[int, int]:

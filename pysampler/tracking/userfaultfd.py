@@ -200,7 +200,9 @@ def _borrow(pid: int, kind: UffdKind) -> int:
             with suppress(FileNotFoundError):
                 if os.readlink(f"/proc/{pid}/fd/{name}") != _LINK:
                     continue
-                with open(f"/proc/{pid}/fdinfo/{name}", encoding="ascii") as fdinfo:
+                with open(
+                    f"/proc/{pid}/fdinfo/{name}", encoding="ascii", errors="replace"
+                ) as fdinfo:
                     if _features(fdinfo.read()) == wanted:
                         return core.uffd_copy(pid, int(name))
     except OSError as error:

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,15 +23,24 @@ from pysampler.ramblock import FileMemory, RAMBlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 PROGRAM = "qemu-system-x86_64"
+
+# What .ci/qemu10 makes: QEMU 10 and its firmware in a folder, not installed.
+_FOLDER_10 = os.environ.get("PYSAMPLER_QEMU10") or str(Path(__file__).parents[2] / ".qemu10")
+PROGRAM_10 = (
+    f"{_FOLDER_10}/usr/bin/{PROGRAM}",
+    *("-L", f"{_FOLDER_10}/usr/share/qemu", "-L", f"{_FOLDER_10}/usr/share/seabios"),
+)
 PAGE_SIZE = 4096
 
 _TRACE = re.compile(
     r"get_ramblock_vfn_hash ramblock name: (.+), vfn: (\d+), \w+: (\d+)$", re.MULTILINE
 )
-_RAMBLOCK = re.compile(r"^\s*(\S+)\s+\d+ \wiB\s+0x[0-9a-f]+ 0x([0-9a-f]+) 0x", re.MULTILINE)
+_RAMBLOCK = re.compile(
+    r"^\s*(\S+)\s+\d+ \wiB\s+0x[0-9a-f]+ 0x([0-9a-f]+) 0x[0-9a-f]+(?:\s+0x([0-9a-f]+))?",
+    re.MULTILINE,
+)
 
 
 class TracedHash(NamedTuple):
@@ -47,10 +57,18 @@ class Qemu:
     Where there is none the test is skipped, and fails under CI=true.
     """
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
-        if shutil.which(PROGRAM) is None:
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: str,
+        program: tuple[str, ...] = (PROGRAM,),
+        called: str | None = None,
+        accelerator: str = "tcg",
+    ) -> None:
+        if shutil.which(program[0]) is None:
             give_up = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-            give_up(f"no {PROGRAM} here; apt-get install qemu-system-x86")
+            cure = "apt-get install qemu-system-x86" if program[0] == PROGRAM else ".ci/qemu10"
+            give_up(f"no {program[0]} here; {cure}")
         address = str(directory / "qmp")
         self._log = directory / "log"
         self._log.touch()
@@ -60,13 +78,19 @@ class Qemu:
         self._monitor = QEMUMonitorProtocol(address, server=True)
         self.process = subprocess.Popen(
             [
-                *(PROGRAM, "-S", "-accel", "tcg", "-nodefaults", "-display", "none"),
+                *(called or program[0], *program[1:]),
+                *("-S", "-accel", accelerator, "-nodefaults", "-display", "none"),
                 *("-qmp", f"unix:{address}"),
                 *("-trace", "get_ramblock_vfn_hash", "-D", str(self._log)),
                 *arguments,
-            ]
+            ],
+            executable=shutil.which(program[0]),
         )
-        self._monitor.accept(timeout=20)
+        try:
+            self._monitor.accept(timeout=20)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self):
         return self
@@ -95,7 +119,12 @@ class Qemu:
     def ramblocks(self) -> dict[str, int]:
         """Return idstr and used length of each RAMBlock, as ``info ramblock`` prints them."""
         table = self.command("human-monitor-command", command_line="info ramblock")
-        return {idstr: int(used, 16) for idstr, used in _RAMBLOCK.findall(table)}
+        return {idstr: int(used, 16) for idstr, used, _ in _RAMBLOCK.findall(table)}
+
+    def addresses(self) -> dict[str, int]:
+        """Return idstr and address in QEMU's memory; empty for one that does not tell."""
+        table = self.command("human-monitor-command", command_line="info ramblock")
+        return {idstr: int(at, 16) for idstr, _, at in _RAMBLOCK.findall(table) if at}
 
     def traced(self) -> list[TracedHash]:
         """Return all pages hashed so far, in order."""

@@ -70,7 +70,7 @@ def test_a_process_without_guest_ram_is_refused_with_the_way_out():
 
 
 def test_a_kernel_thread_has_no_memory():
-    with pytest.raises(SourceError, match="no guest RAM to find"):
+    with pytest.raises(SourceError, match="no guest RAM to find: a kernel thread"):
         find_blocks(2)
 
 

@@ -1,11 +1,13 @@
 """Recognising a QEMU's RAM, on mappings as QEMU 7.2 makes them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from pysampler.source.maps import Mapping
-from pysampler.source.qemu import find_guest_ram, is_qemu
+from pysampler.source.qemu import find_guest_ram, is_qemu, match_guest_ram
+from pysampler.source.qemu_options import said_memory
 
 MIB = 1 << 20
 BASE = 0x7F0000000000
@@ -54,10 +56,6 @@ OTHERS = [
 def test_default_ram_is_pc_ram_and_video_ram_follows(memory):
     maps = [*OTHERS, *ram(1000, 512), *ram(10, 16)]
     assert found(f"-smp 2 {memory} -S", maps) == [("pc.ram", 1000, 512), ("vga.vram", 10, 16)]
-
-
-def test_without_m_there_are_128_mib():
-    assert found("-S", [*OTHERS, *ram(100, 128)]) == [("pc.ram", 100, 128)]
 
 
 def test_anonymous_backends_of_one_size_fall_in_address():
@@ -152,3 +150,171 @@ def test_memory_plugged_in_later_is_found():
 )
 def test_a_qemu_is_known_by_its_name(program, answer):
     assert is_qemu([program]) is answer
+
+
+@pytest.mark.parametrize(
+    ("command", "executable", "answer"),
+    [
+        ("guest=vm1", "/usr/bin/qemu-system-x86_64", True),
+        ("qemu-system-x86_64", "/usr/bin/python3.11", False),
+        ("qemu-system-x86_64", "/usr/bin/qemu-system-x86_64 (deleted)", True),
+        ("x", "/usr/libexec/qemu-kvm", True),
+        ("x", "/nix/store/1/bin/.qemu-system-x86_64-wrapped", True),
+        ("qemu-system-x86_64", "/usr/bin/qemu-img", False),
+        ("", "", False),
+    ],
+)
+def test_the_executable_tells_and_not_what_a_process_calls_itself(command, executable, answer):
+    assert is_qemu([command], executable) is answer
+
+
+@pytest.mark.parametrize(
+    ("words", "mib"),
+    [
+        ("-m 1.5G", 1536),
+        ("-m 1.5g", 1536),
+        ("-m size=0.25G", 256),
+        ("-m 0x100", 256),
+        ("-m 262144K", 256),
+        ("-m 268435456b", 256),
+        ("-m 64 -m 512", 512),
+        ("-m 512 -m slots=3", 512),
+        ("-M q35,memory.size=256M", 256),
+        ("--machine memory.size=268435456", 256),
+    ],
+)
+def test_sizes_are_read_as_qemu_reads_them(words, mib):
+    (memory,) = said_memory(["qemu", *words.split(), "-nodefaults"], "qemu-system-x86_64")
+    assert (memory.idstr, memory.length) == ("pc.ram", mib * MIB)
+
+
+@pytest.mark.parametrize(
+    "words", ["", "-m much", "-m 1.5.5G", "-m -1", "-m 1e3", "-m nan", "-m 99999999999E", "-m"]
+)
+def test_no_size_is_assumed_and_the_longest_is_main_memory(words):
+    maps = [*OTHERS, *ram(1000, 1536), *ram(10, 64)]
+    assert found(f"-nodefaults {words}".rstrip(), maps) == [
+        ("pc.ram", 1000, 1536),
+        (f"ram@{BASE + 10 * MIB:x}", 10, 64),
+    ]
+
+
+def test_a_stack_below_a_dimm_is_no_part_of_it_and_nothing_is_found_twice():
+    maps = [
+        *OTHERS,
+        *ram(2000, 256),
+        mapping(BASE + 992 * MIB, 8 * MIB),
+        *ram(1000, 128),
+    ]
+    command = (
+        "-nodefaults -m 256,slots=1,maxmem=1G -object memory-backend-ram,id=d,size=128M"
+        " -device pc-dimm,memdev=d"
+    )
+    assert found(command, maps) == [("pc.ram", 2000, 256), ("d", 1000, 128)]
+    assert found("-nodefaults -m 256", maps)[1][1:] == (1000, 128)
+
+
+def test_a_stack_below_video_ram_is_no_phantom():
+    maps = [*OTHERS, *ram(1000, 512), mapping(BASE + 2 * MIB, 8 * MIB), *ram(10, 16)]
+    assert found("-m 512", maps) == [("pc.ram", 1000, 512), ("vga.vram", 10, 16)]
+
+
+def test_the_tail_of_ram_that_is_larger_than_said_is_not_taken():
+    maps = [*OTHERS, *ram(1000, 1536)]
+    assert found("-nodefaults -m 128", maps) == [(f"ram@{BASE + 1000 * MIB:x}", 1000, 1536)]
+
+
+def test_flags_tell_ram_from_what_looks_like_it():
+    ram_flags = frozenset({"rd", "wr", "dc", "hg"})
+    stacks = [
+        replace(m, flags=frozenset({"rd", "wr", "nh"}))
+        for m in [*OTHERS, *ram(500, 24), *ram(600, 64), mapping(BASE, 64 * MIB, "rw-s", 9, "/f")]
+    ]
+    blocks = [replace(m, flags=ram_flags) for m in ram(2000, 256)[:1]]
+    blocks += [
+        # Without a guard page, split in two, and not aligned as this QEMU's is.
+        replace(mapping(BASE + 1001 * MIB, 16 * MIB), flags=ram_flags),
+        replace(mapping(BASE + 1017 * MIB, 16 * MIB), flags=ram_flags),
+        replace(mapping(BASE + 3000 * MIB, 32 * MIB, "rw-s", 8, "/memfd:x"), flags=ram_flags),
+        # Registers of a device that is passed through.
+        replace(
+            mapping(BASE + 4000 * MIB, 256 * MIB, "rw-s", 7, "/dev/vfio/1"),
+            flags=ram_flags | {"io"},
+        ),
+    ]
+    assert found("-nodefaults -m 256", stacks + blocks) == [
+        ("pc.ram", 2000, 256),
+        (f"ram@{BASE + 1001 * MIB:x}", 1001, 32),
+        ("x", 3000, 32),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "idstr"),
+    [
+        ("/memfd:e (deleted)", "e"),
+        ("/memfd:0000:00:01.0/vga.vram (deleted)", "vga.vram"),
+        ("/dev/shm/qemu_back_mem.dimm.x.aEzgMZ (deleted)", "dimm.x"),
+        ("/mnt/pmem/disk", "disk"),
+    ],
+)
+@pytest.mark.parametrize("rights", ["rw-s", "rw-p"])
+def test_what_no_option_names_is_named_by_its_file(name, idstr, rights):
+    maps = [*OTHERS, *ram(1000, 256), mapping(BASE, 64 * MIB, rights, 5, name)]
+    assert found("-nodefaults -m 256", maps) == [("pc.ram", 1000, 256), (idstr, 0, 64)]
+
+
+@pytest.mark.parametrize(
+    ("name", "rights"),
+    [
+        ("/memfd:displaysurface (deleted)", "rw-s"),
+        ("/dev/dri/card0", "rw-s"),
+        ("/dev/vfio/1", "rw-s"),
+        ("/disk", "r--s"),
+        ("/memfd:tcg-jit (deleted)", "rw-s"),
+    ],
+)
+def test_pictures_devices_and_code_are_no_ram(name, rights):
+    maps = [*OTHERS, *ram(1000, 256), mapping(BASE, 64 * MIB, rights, 5, name)]
+    maps += [mapping(BASE + 64 * MIB, 64 * MIB, "r-xs", 5, name)] if "tcg" in name else []
+    assert found("-nodefaults -m 256", maps) == [("pc.ram", 1000, 256)]
+
+
+def test_a_file_of_huge_pages_is_longer_than_its_block():
+    name = "/dev/hugepages/qemu_back_mem.m.aaaaaa (deleted)"
+    maps = [*OTHERS, mapping(BASE, 66 * MIB, "rw-s", 5, name)]
+    command = (
+        "-nodefaults -M memory-backend=m"
+        " -object memory-backend-file,id=m,size=65M,mem-path=/dev/hugepages,share=on"
+    )
+    assert found(command, maps) == [("m", 0, 65)]
+
+
+def test_a_file_that_two_backends_share_is_told_apart_by_offset():
+    parts = [
+        replace(mapping(BASE + at * MIB, 64 * MIB, "rw-s", 5, "/f"), offset=offset * MIB)
+        for at, offset in [(0, 64), (1000, 0)]
+    ]
+    command = "-nodefaults -numa node,memdev=a -numa node,memdev=b" + "".join(
+        f" -object memory-backend-file,id={name},size=64M,mem-path=/f,share=on,offset={offset}M"
+        for name, offset in [("a", 0), ("b", 64)]
+    )
+    assert found(command, [*OTHERS, *parts]) == [("a", 1000, 64), ("b", 0, 64)]
+
+
+def test_what_command_line_and_mappings_do_not_agree_on_is_said():
+    said = said_memory(["qemu", "-m", "512", "-nodefaults"], "qemu-system-x86_64")
+    assert list(match_guest_ram(said, sorted(ram(0, 512), key=lambda m: m.start)).remarks()) == []
+    plugged = match_guest_ram(said, sorted(ram(0, 512) + ram(600, 64), key=lambda m: m.start))
+    unexplained, sums = plugged.remarks()
+    assert "not explained by QEMU's command line: ram@" in unexplained
+    assert "(64 MiB)" in unexplained
+    assert sums == "QEMU's command line says 512 MiB of guest RAM, 576 MiB were found"
+
+
+def test_a_dimm_as_large_as_main_memory_is_made_before_it():
+    maps = [*OTHERS, *ram(1000, 256), *ram(2000, 256)]
+    command = (
+        "-nodefaults -m 256 -object memory-backend-ram,id=d,size=256M -device pc-dimm,memdev=d"
+    )
+    assert found(command, maps) == [("pc.ram", 1000, 256), ("d", 2000, 256)]
