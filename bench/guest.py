@@ -27,7 +27,6 @@ import platform
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -37,6 +36,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pysampler import Mode, sample
+from pysampler.child import module_command
 from pysampler.sampler import Sampler
 from pysampler.source import find_blocks
 from pysampler.tracking import exact_observer
@@ -76,7 +76,7 @@ class Guest:
     """A `pysampler guest` process and its counters."""
 
     def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "pysampler", "guest", *arguments]
+        command = module_command("pysampler", "guest", *arguments)
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.ready: dict[str, Any] = json.loads(self.process.stdout.readline())

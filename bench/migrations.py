@@ -47,6 +47,7 @@ from migration_guest import (
 from migration_profile import profile
 
 from pysampler.units import MIB
+from pysampler.writer import append_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -224,8 +225,7 @@ def main() -> int:
         prepare(args.qemu)
         with tempfile.TemporaryDirectory() as directory:
             for one in record(args, directory):
-                with open(args.output, "a", encoding="utf-8") as output:
-                    output.write(json.dumps(one, separators=(",", ":")) + "\n")
+                append_line(args.output, json.dumps(one, separators=(",", ":")))
                 config, result = one["config"], one["result"]
                 print(
                     f"  {config['max-bandwidth'] / MIB:5.1f} MiB/s, {config['downtime-limit']} ms,"

@@ -10,7 +10,8 @@ import json
 import subprocess
 import sys
 
-PYSAMPLER = (sys.executable, "-m", "pysampler")
+from pysampler.child import module_command
+
 GUEST = (
     *("guest", "--memory", "512M", "--vcpus", "2", "--zero", "30%", "--seed", "7"),
     *("--workload", "hotcold:hot=10%,hits=90%,ws=358M,wps=10k"),
@@ -20,14 +21,16 @@ GUEST = (
 def main() -> int:
     """Start the guest, sample it by pid, end it; return the sampler's exit code."""
     print(f"$ pysampler {' '.join(GUEST)} &", file=sys.stderr)
-    with subprocess.Popen([*PYSAMPLER, *GUEST], stdout=subprocess.PIPE, text=True) as guest:
+    with subprocess.Popen(
+        module_command("pysampler", *GUEST), stdout=subprocess.PIPE, text=True
+    ) as guest:
         try:
             line = guest.stdout.readline() if guest.stdout else ""
             if not line:
                 return 1  # it has said why
             words = ["sample", "--pid", str(json.loads(line)["pid"]), "--calc-time", "10s"]
             print(f"$ pysampler {' '.join(words)}", file=sys.stderr)
-            return subprocess.run([*PYSAMPLER, *words], check=False).returncode
+            return subprocess.run(module_command("pysampler", *words), check=False).returncode
         finally:
             guest.terminate()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pysampler import core
+from pysampler.child import code_command
 from pysampler.core import Hash, Hasher, Simd
 from pysampler.errors import PysamplerError
 from pysampler.finding import Finding
@@ -74,7 +75,7 @@ def examine() -> Iterator[Finding]:
 def _sources() -> Iterator[Finding]:
     try:
         subject = subprocess.Popen(
-            [sys.executable, "-c", _SUBJECT],
+            code_command(_SUBJECT),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -150,7 +151,7 @@ def _rights() -> Finding:
     name = "processes of other users"
     if os.geteuid() == 0 and os.access(sys.executable, os.X_OK):
         stranger = subprocess.Popen(
-            [os.path.abspath(sys.executable), "-I", "-c", _BECOME_STRANGER + _SUBJECT],
+            code_command(_BECOME_STRANGER + _SUBJECT),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

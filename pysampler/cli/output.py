@@ -7,11 +7,11 @@ import contextlib
 import errno
 import os
 import stat
-import tempfile
 from typing import TYPE_CHECKING
 
-from pysampler.cli.streams import STDOUT, put, writing
+from pysampler.cli.streams import STDOUT, put
 from pysampler.errors import PysamplerError, UsageError
+from pysampler.writer import Draft, is_trusted, place_of, writing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,34 +35,23 @@ class Output:
         if path == "":
             raise UsageError("--output: the name of the file is empty")
         self._path = None if path == "/dev/stdout" else path
-        self._target = ""
-        self._draft: str | None = None
-        self._fd = -1
+        self._folder = self._fd = -1
+        self._draft: Draft | None = None
         if self._path is None:
             return
         with writing(self._path):
             if self._path == "/dev/stderr":
                 self._fd = os.dup(2)  # as a shell does: not every descriptor can be opened again
-            elif _is_special(self._path):
-                self._fd = _open_special(self._path)
-            else:
-                self._make_draft(os.path.realpath(self._path))
-
-    def _make_draft(self, target: str) -> None:
-        try:
-            status = os.stat(target)
-        except FileNotFoundError:
-            umask = os.umask(0)
-            os.umask(umask)
-            mode = 0o666 & ~umask
-        else:
-            if stat.S_ISDIR(status.st_mode):
-                raise IsADirectoryError(errno.EISDIR, "is a directory")
-            mode = stat.S_IMODE(status.st_mode)
-        # Not by the target's name, which may be as long as a name can be.
-        self._fd, self._draft = tempfile.mkstemp(prefix=".pysampler-", dir=os.path.dirname(target))
-        self._target = target
-        os.fchmod(self._fd, mode)
+                return
+            self._folder, name = place_of(self._path)
+            try:
+                if _is_special(self._folder, name):
+                    self._fd = _open_special(self._folder, name, self._path)
+                else:
+                    self._draft = Draft(self._folder, name)
+            except BaseException:
+                self._close()
+                raise
 
     def write(self, text: str) -> None:
         """Put the text where it belongs, or else on stdout: it took a while to get.
@@ -95,40 +84,58 @@ class Output:
             raise PysamplerError(f"cannot write {self._path}: {error.strerror}") from error
 
     def _write(self, data: bytes) -> None:
+        if self._draft is not None:
+            self._draft.commit(data)
+            return
         fd, self._fd = self._fd, -1
         with open(fd, "wb") as file:
             file.write(data)
+
+    def _close(self) -> None:
         if self._draft is not None:
-            os.replace(self._draft, self._target)
-            self._draft = None
+            self._draft.close()
+        for fd in (self._fd, self._folder):
+            with contextlib.suppress(OSError):
+                if fd >= 0:
+                    os.close(fd)
+        self._folder = self._fd = -1
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            if self._fd >= 0:
-                os.close(self._fd)
-        if self._draft is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self._draft)
+        self._close()
 
 
-def _is_special(path: str) -> bool:
-    """Return whether a path leads to a device or a FIFO, which must never be replaced."""
+def _is_special(folder: int, name: str) -> bool:
+    """Return whether a name is a device's or a FIFO's, which must never be replaced."""
     try:
-        mode = os.stat(path).st_mode
+        mode = os.stat(name, dir_fd=folder).st_mode
     except FileNotFoundError:
         return False
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def _open_special(path: str) -> int:
+def _open_special(folder: int, name: str, path: str) -> int:
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    before = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if not stat.S_ISLNK(before.st_mode):  # else it is one of /proc, to what is open here
+        flags |= os.O_NOFOLLOW
+        # As the kernel has it for shells (fs.protected_fifos): it need not be who it seems to be.
+        if stat.S_ISFIFO(before.st_mode) and not (
+            is_trusted(before.st_uid) or before.st_uid == os.fstat(folder).st_uid
+        ):
+            raise PysamplerError(
+                f"cannot write {path}: this FIFO belongs to another user (uid {before.st_uid})"
+            )
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        fd = os.open(name, flags, dir_fd=folder)
     except OSError as error:
-        if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(path).st_mode):
+        if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(name, dir_fd=folder).st_mode):
             raise PysamplerError(f"cannot write {path}: nobody reads this FIFO") from error
         raise
     os.set_blocking(fd, True)
+    if not stat.S_ISLNK(before.st_mode) and not os.path.samestat(before, os.fstat(fd)):
+        os.close(fd)
+        raise PysamplerError(f"cannot write {path}: somebody has just replaced it")
     return fd

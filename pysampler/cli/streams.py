@@ -7,14 +7,10 @@ import contextlib
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from pysampler.errors import PysamplerError
 from pysampler.printable import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+from pysampler.writer import writing
 
 STDOUT = "standard output"
 
@@ -39,23 +35,7 @@ def one_line(error: Exception) -> str:
 def say(verb: str, text: str) -> None:
     """Tell the user one line; a stderr that is gone takes no result with it."""
     with contextlib.suppress(OSError):
-        print(f"pysampler {verb}: {printable(text)}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def writing(name: str) -> Iterator[None]:
-    """Name in an error what could not be written.
-
-    Raises:
-        BrokenPipeError: nobody reads it any more.
-        PysamplerError: it could not be written.
-    """
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise PysamplerError(f"cannot write {name}: {error.strerror or error}") from error
+        print(f"pysampler {verb}".rstrip() + f": {printable(text)}", file=sys.stderr)
 
 
 def put(text: str, end: str = "\n") -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pysampler.cli.streams import STDOUT, writing
+from pysampler.cli.streams import STDOUT
+from pysampler.writer import writing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,5 +23,8 @@ def print_table(table: Table) -> None:
     width = None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE
     # A name of a RAMBlock may look like markup or an emoji of rich's; what has a style is a Text.
     console = Console(highlight=False, markup=False, emoji=False, width=width)
+    if not console.encoding.startswith("utf"):  # where rich's mark of a cut word cannot be shown
+        for column in table.columns:
+            column.overflow = "fold"
     with writing(STDOUT):
         console.print(table)

@@ -17,7 +17,7 @@ from rich.table import Table
 from pysampler import machine
 from pysampler.cli.signals import EndingSignals
 from pysampler.cli.source_arguments import whole_number
-from pysampler.cli.streams import one_line, put, say
+from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
 from pysampler.errors import MeasurementInterruptedError, PysamplerError, UsageError
 from pysampler.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
@@ -31,7 +31,7 @@ from pysampler.validation.experiment import (
 from pysampler.validation.experiment import (
     run as run_experiment,
 )
-from pysampler.validation.report import findings, need_extras, write_report
+from pysampler.validation.report import findings, make_folder, need_extras, write_report
 from pysampler.validation.row import DIRTY_BITMAP
 from pysampler.validation.store import Run, Store, default_path
 from pysampler.validation.summary import cells, summaries
@@ -39,7 +39,7 @@ from pysampler.validation.workload import WORKLOADS
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pysampler.validation.row import Row
     from pysampler.validation.summary import Cell
@@ -101,36 +101,71 @@ def run(args: argparse.Namespace) -> int:
     if args.compare:
         if not os.path.exists(path):
             raise PysamplerError(f"there is no store {path}; run `pysampler validate` first")
-        with closing(Store(path)) as store:
+        with closing(Store(path, change=False)) as store:
             return _compare(store)
     refuse_what_does_not_fit(experiment.sizes)
     if args.output:
-        _make_folder(args.output)
+        make_folder(args.output)
+    # A store that does not work is told before a minute of measuring; the rows are printed anyway.
+    trouble = _trouble_with(path)
+    if trouble:
+        say(args.verb, f"warning: {trouble}; the rows will be printed")
     # Whatever ends this leaves no guest behind that writes for ever, and takes no measured row.
     with EndingSignals() as signals:
         rows, failure = _measure(experiment, signals)
-        facts = machine.facts()
-        failures: list[PysamplerError | OSError] = [] if failure is None else [failure]
-        # One that fails leaves the others to be done: a full disk does not take what is printed.
-        steps: tuple[Callable[[], None], ...] = (
-            lambda: _print(rows, as_json=args.json),
-            lambda: _report(args.verb, args.output, rows, facts),
-            lambda: _store(args.verb, path, rows, facts),
-        )
-        for keep in steps:
-            try:
-                keep()
-            except (PysamplerError, OSError) as error:  # noqa: PERF203 - three times
-                failures.append(error)
-    for another in failures[1:]:
-        if not isinstance(another, BrokenPipeError):
-            say(args.verb, one_line(another))
-    if failures:
-        raise failures[0]
-    return 0
+        return _deliver(args, rows, failure, path, trouble)
 
 
-def _print(rows: list[Row], *, as_json: bool) -> None:
+def _deliver(
+    args: argparse.Namespace,
+    rows: Sequence[Row],
+    failure: PysamplerError | None,
+    path: str,
+    trouble: str,
+) -> int:
+    """Print the rows, report them and store them, each also when another cannot be done.
+
+    Args:
+        args: of the command line.
+        rows: what was measured.
+        failure: what ended the measurement early.
+        path: of the store.
+        trouble: what has been said of the store already.
+    """
+    facts = machine.facts()
+
+    def show() -> None:
+        _print(rows, as_json=args.json)
+
+    def report() -> None:
+        if args.output:
+            write_report(args.output, rows, facts)
+            say(args.verb, f"report: {os.path.join(args.output, 'index.html')}")
+
+    def keep() -> None:
+        with closing(Store(path)) as store:
+            number = store.append(rows, facts)
+        say(args.verb, f"stored as run {number}; --compare shows it beside the others")
+
+    code = 0
+    unforeseen: Exception | None = None
+    for step in (show, report, keep):
+        try:
+            step()
+        except PysamplerError as error:  # noqa: PERF203 - three times
+            code = 1
+            if str(error) != trouble:
+                say(args.verb, str(error))
+        except Exception as error:  # noqa: BLE001 - a gone reader of stdout, too; raised below
+            unforeseen = error
+    if failure is not None:
+        raise failure
+    if unforeseen is not None:
+        raise unforeseen
+    return code
+
+
+def _print(rows: Sequence[Row], *, as_json: bool) -> None:
     if as_json:
         for row in rows:
             put(json.dumps(row.to_dict()))
@@ -140,16 +175,13 @@ def _print(rows: list[Row], *, as_json: bool) -> None:
         put(sentence)
 
 
-def _report(verb: str, folder: str | None, rows: list[Row], facts: dict[str, Any]) -> None:
-    if folder:
-        write_report(folder, rows, facts)
-        say(verb, f"report: {os.path.join(folder, 'index.html')}")
-
-
-def _store(verb: str, path: str, rows: list[Row], facts: dict[str, Any]) -> None:
-    with closing(Store(path)) as store:
-        number = store.append(rows, facts)
-    say(verb, f"stored as run {number}; --compare shows it beside the others")
+def _trouble_with(path: str) -> str:
+    """Return what is wrong with a store; nothing when it can be written."""
+    try:
+        Store(path).close()
+    except PysamplerError as error:
+        return str(error)
+    return ""
 
 
 def _experiment(args: argparse.Namespace) -> Experiment:
@@ -199,15 +231,6 @@ def _calc_times(text: str) -> tuple[int, ...]:
         if not 50 <= calc_time <= 60_000:
             raise UsageError(f"calc-times must be from 50 ms to 60 s (got {calc_time} ms)")
     return tuple(dict.fromkeys(times))
-
-
-def _make_folder(folder: str) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise PysamplerError(f"cannot write {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise PysamplerError(f"cannot write {folder}: it is read-only")
 
 
 def _measure(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 4096
 HUGE_PAGE_SIZE = 2 * MIB
+MAX_LENGTH = 1 << 62  # no file can be longer
 MAIN_IDSTR = "pc.ram"
 
 # QEMU gives all its memfds this name; what follows the colon here tells blocks apart.
@@ -224,6 +225,11 @@ def _check_specs(specs: Sequence[BlockSpec], page_size: int) -> None:
             raise UsageError(
                 f"{spec.idstr}: {spec.length} bytes are no whole number of pages of "
                 f"{format_size(page_size)}"
+            )
+        if spec.length > MAX_LENGTH:
+            raise UsageError(
+                f"{spec.idstr}: {format_size(spec.length)} are more than the"
+                f" {format_size(MAX_LENGTH)} that a block can have"
             )
         if names.count(spec.idstr) > 1:
             raise UsageError(f"{spec.idstr}: two blocks of this name")

@@ -7,10 +7,10 @@ import json
 import select
 import socket
 import subprocess
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from pysampler.child import module_command
 from pysampler.errors import SourceError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ _CANNOT_START = "the cleanup process, without which nothing is tracked, cannot b
 
 def _start(fd: int, tracker: socket.socket) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "pysampler.tracking.guardian", str(fd)],
+        module_command("pysampler.tracking.guardian", str(fd)),
         stdin=tracker.fileno(),
         # Neither is to be held open by what outlives the tracker.
         stdout=subprocess.DEVNULL,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The cleanup process: gives tracked memory of another process back where its tracker cannot.
 
-Started as ``python -m pysampler.tracking.guardian FD`` with a socket to its tracker as stdin, which
+Started by `pysampler.child` with the argument ``FD`` and a socket to its tracker as stdin, which
 tells it the ranges. It lets the guest go when the tracker has ended, asks for it, or has begun to
 send beats and then sends none for `SILENCE_S`, as one does that is stopped.
 """

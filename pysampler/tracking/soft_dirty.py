@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import os
 import subprocess
-import sys
 import weakref
 from contextlib import contextmanager
 from functools import cache
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pysampler import core
+from pysampler.child import module_command
 from pysampler.core import HOST_PAGE_SIZE, Range
 from pysampler.errors import FaultError, MissingFeatureError
 from pysampler.measurement import Mode
@@ -42,9 +42,10 @@ def has_soft_dirty() -> bool:
     A child writes a page and looks: clear_refs accepts the request to clear them even where the
     bits do not exist.
     """
-    program = "from pysampler.tracking.soft_dirty import cycle_works; print(cycle_works())"
     try:
-        child = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+        child = subprocess.run(
+            module_command("pysampler.tracking.soft_dirty_child"), capture_output=True, check=False
+        )
     except OSError:  # an interpreter that this user may not start
         return False
     return child.stdout.strip() == b"True"

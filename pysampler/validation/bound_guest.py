@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A ``pysampler guest`` that the kernel ends when whoever started it is gone, also by SIGKILL.
 
-Started as ``python -m pysampler.validation.bound_guest PARENT guest ...`` by process PARENT.
+Started by process PARENT, through `pysampler.child`, with the arguments ``PARENT guest ...``.
 """
 
 from __future__ import annotations

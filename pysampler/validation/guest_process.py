@@ -8,13 +8,13 @@ import mmap
 import os
 import select
 import subprocess
-import sys
 import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pysampler.child import module_command
 from pysampler.errors import SourceError
 from pysampler.source import find_blocks
 
@@ -40,9 +40,10 @@ class GuestProcess:
     """
 
     def __init__(self, size: int, workload: str, seed: int) -> None:
-        command = [sys.executable, "-m", "pysampler.validation.bound_guest", str(os.getpid())]
-        command += ["guest", "--memory", str(size), "--truth"]
-        command += ["--workload", workload, "--seed", str(seed)]
+        words = ["guest", "--memory", str(size), "--truth", "--workload", workload]
+        command = module_command(
+            "pysampler.validation.bound_guest", str(os.getpid()), *words, "--seed", str(seed)
+        )
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self._errors, stdin=subprocess.DEVNULL

@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import time
 from html import escape
 from importlib import resources
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from pysampler.errors import MissingFeatureError, PysamplerError
+from pysampler.errors import MissingFeatureError
 from pysampler.units import format_size
 from pysampler.validation.judgement import Judgement, at_the_assumed_rate, slower
 from pysampler.validation.plots import draw
 from pysampler.validation.row import DIRTY_BITMAP
 from pysampler.validation.summary import cells, summaries
+from pysampler.writer import Folder, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,7 +55,7 @@ def write_report(folder: str, rows: Sequence[Row], machine: dict[str, Any]) -> l
     """Write the report; return the names of its files.
 
     Args:
-        folder: made when it is not there; files of an earlier report are overwritten.
+        folder: made when it is not there; what has the names of its files is replaced.
         rows: of one run.
         machine: as `pysampler.machine.facts` gives it.
 
@@ -73,14 +73,20 @@ def write_report(folder: str, rows: Sequence[Row], machine: dict[str, Any]) -> l
     for name, figure in figures.items():
         files[f"{name}.svg"] = svgs[name]
         files[f"{name}.png"] = _image(figure, "png")
-    try:
-        os.makedirs(folder, exist_ok=True)
+    with writing("the report"), Folder(folder) as opened:
         for name, content in files.items():
-            with open(os.path.join(folder, name), "wb") as file:
-                file.write(content)
-    except OSError as error:
-        raise PysamplerError(f"cannot write the report: {error}") from error
+            opened.write(name, content)
     return list(files)
+
+
+def make_folder(folder: str) -> None:
+    """Make a report's folder, so that one that cannot be written is known before the measurement.
+
+    Raises:
+        PysamplerError: it cannot be written.
+    """
+    with writing(folder):
+        Folder(folder).close()
 
 
 def _image(figure: Figure, kind: str) -> bytes:

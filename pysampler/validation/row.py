@@ -7,14 +7,16 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from pysampler.arguments import is_real
 from pysampler.errors import FormatError
 from pysampler.theory import dirty_rate
 from pysampler.validation.workload import WORKLOADS
 
 PAGE_SIZE = 4096
 DIRTY_BITMAP = "dirty-bitmap"
-_NEVER_ZERO = ("size", "seconds", "n_sampled_pages")
+
+# Bounds of what is read: no guest has so many bytes or writes.
+_MOST = 1 << 62
+_MOST_TEXT = 200
 
 
 @dataclass(frozen=True)
@@ -140,24 +142,33 @@ class Row:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Row:
+    def from_dict(cls, values: object) -> Row:
         """Return the row of a JSON object that `to_dict` made.
 
         Raises:
-            FormatError: a member is missing, or is of another type or out of range.
+            FormatError: a member is missing, or is nothing that was measured.
         """
+        if not isinstance(values, dict):
+            raise FormatError("not a row of a validation: no object")
         members = {}
         for field in fields(cls):
             key = field.name.replace("_", "-")
             if key not in values:
                 raise FormatError(f"not a row of a validation: {key!r} is missing")
-            value = members[field.name] = values[key]
-            if field.type == "str":
-                fits = isinstance(value, str)
-            else:
-                fits = is_real(value) and 0 <= value < 1 << 63
-            if field.name == "workload" and fits:
-                fits = value in WORKLOADS
-            if not fits or (not value and field.name in _NEVER_ZERO):
-                raise FormatError(f"not a row of a validation: {key}: {str(value)[:40]!r}")
-        return cls(**members)
+            members[field.name] = value = values[key]
+            if not (_is_text(value) if field.type == "str" else _is_figure(value, field.type)):
+                raise FormatError(f"not a row of a validation: {key!r} is not as it is written")
+        row = cls(**members)
+        measured = row.n_pages and row.seconds and row.n_sampled_pages
+        if row.workload not in WORKLOADS or not measured:
+            raise FormatError("not a row of a validation: of no guest or no measurement")
+        return row
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _MOST_TEXT
+
+
+def _is_figure(value: object, kind: object) -> bool:
+    types = (int,) if kind == "int" else (int, float)
+    return isinstance(value, types) and not isinstance(value, bool) and 0 <= value <= _MOST

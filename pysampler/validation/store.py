@@ -6,13 +6,16 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 import time
-from contextlib import closing
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pysampler.errors import FormatError, PysamplerError
 from pysampler.validation.row import Row
+from pysampler.writer import is_trusted, place_of, refuse_others
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +33,10 @@ CREATE TABLE IF NOT EXISTS rows (
 CREATE INDEX IF NOT EXISTS rows_of_run ON rows (run);
 """
 _VERSION = 1
+_PATIENCE_S = 5.0  # how long another process may have the file for itself
+_LATEST = 1 << 36  # seconds since the epoch: no run is from the year 4000
+# What SQLite and JSON say to a file that somebody else wrote.
+_MALFORMED = (sqlite3.Error, FormatError, ValueError, TypeError, OverflowError, RecursionError)
 
 
 def default_path() -> str:
@@ -60,74 +67,129 @@ class Store:
 
     Args:
         path: the file; made, with its folder, when it is not there.
+        change: False to look at a file only, which must be there.
 
     Raises:
-        PysamplerError: it cannot be opened, or is something else.
+        PysamplerError: it cannot be opened, is something else, or could be another user's.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, change: bool = True) -> None:
         self._path = path
-        try:
-            os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
-            self._connection = sqlite3.connect(path)
-            with self._connection:
-                version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-                if version not in {0, _VERSION}:
-                    raise PysamplerError(f"{path} was made by another version of pysampler")
-                self._connection.executescript(_SCHEMA)
+        with self._using("use", " as a store"), ExitStack() as stack:
+            folder, name = place_of(path, make_folders=0o700 if change else None)
+            stack.callback(os.close, folder)  # as long as SQLite makes its journals there
+            _refuse_what_others_can_change(folder, name, path)
+            if change:
+                flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                with suppress(FileExistsError):
+                    os.close(os.open(name, flags, 0o666, dir_fd=folder))
+            self._connection = sqlite3.connect(
+                f"file:/proc/self/fd/{folder}/{quote(name)}?mode={'rw' if change else 'ro'}",
+                uri=True,
+                timeout=_PATIENCE_S,
+                isolation_level=None,  # transactions are begun and ended here
+            )
+            stack.callback(self._connection.close)
+            # What somebody wrote into the file's schema is not run.
+            self._connection.execute("PRAGMA trusted_schema = OFF")
+            self._prepare(change=change)
+            self._stack = stack.pop_all()
+
+    def _prepare(self, *, change: bool) -> None:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        self._is_empty = version == 0 and not change
+        if version not in {0, _VERSION}:
+            raise PysamplerError(f"{self._path} was made by another version of pysampler")
+        if change:
+            with self._transaction():
+                for statement in _SCHEMA.split(";")[:-1]:
+                    self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version = {_VERSION}")
-        except (OSError, sqlite3.Error, ValueError) as error:  # ValueError: a path that is none
-            raise PysamplerError(f"cannot use {path} as a store: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _using(self, verb: str, what: str = "") -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or error
+            raise PysamplerError(f"cannot {verb} {self._path}{what}: {why}") from error
+        except _MALFORMED as error:
+            raise PysamplerError(f"cannot {verb} {self._path}{what}: {error}") from error
 
     def append(self, rows: Sequence[Row], machine: dict[str, Any]) -> int:
         """Store a run; return its number.
 
         Raises:
-            PysamplerError: it could not be written.
+            PysamplerError: it could not be written; the file is as it was.
         """
-        try:
-            with self._connection:
-                cursor = self._connection.execute(
-                    "INSERT INTO runs (started, machine) VALUES (?, ?)",
-                    (int(time.time()), json.dumps(machine)),
-                )
-                number = cursor.lastrowid or 0
-                self._connection.executemany(
-                    "INSERT INTO rows (run, row) VALUES (?, ?)",
-                    [(number, json.dumps(row.to_dict())) for row in rows],
-                )
-        except sqlite3.Error as error:
-            raise PysamplerError(f"cannot write {self._path}: {error}") from error
+        with self._using("write"), self._transaction():
+            cursor = self._connection.execute(
+                "INSERT INTO runs (started, machine) VALUES (?, ?)",
+                (int(time.time()), json.dumps(machine)),
+            )
+            number = cursor.lastrowid or 0
+            self._connection.executemany(
+                "INSERT INTO rows (run, row) VALUES (?, ?)",
+                [(number, json.dumps(row.to_dict())) for row in rows],
+            )
         return number
 
     def last(self, n: int) -> list[Run]:
         """Return the last ``n`` runs, the oldest of them first.
 
         Raises:
-            PysamplerError: the file cannot be read, or holds something else.
+            PysamplerError: the file cannot be read.
         """
-        try:
+        if self._is_empty:
+            return []
+        with self._using("read"):
             return sorted(self._runs(n), key=lambda run: run.number)
-        except (sqlite3.Error, ValueError, TypeError, RecursionError, FormatError) as error:
-            raise PysamplerError(f"cannot read {self._path}: {error}") from error
 
     def _runs(self, n: int) -> Iterator[Run]:
-        with closing(
-            self._connection.execute(
-                "SELECT id, started, machine FROM runs ORDER BY id DESC LIMIT ?", (n,)
-            )
-        ) as cursor:
-            found = cursor.fetchall()
+        found = self._connection.execute(
+            "SELECT id, started, machine FROM runs ORDER BY id DESC LIMIT ?", (n,)
+        ).fetchall()
         for number, started, machine in found:
-            with closing(
-                self._connection.execute("SELECT row FROM rows WHERE run = ?", (number,))
-            ) as cursor:
-                rows = tuple(Row.from_dict(json.loads(text)) for (text,) in cursor)
+            texts = self._connection.execute("SELECT row FROM rows WHERE run = ?", (number,))
+            rows = tuple(Row.from_dict(json.loads(text)) for (text,) in texts)
             facts = json.loads(machine)
-            if not isinstance(facts, dict) or not rows or not 0 <= started < 1 << 40:
-                raise FormatError(f"run {number} is not as `pysampler validate` stores it")
+            if not isinstance(facts, dict) or not 0 <= started < _LATEST or not rows:
+                raise ValueError(f"run {number} is none of pysampler")
             yield Run(number, started, facts, rows)
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self._stack.close()
+
+
+def _refuse_what_others_can_change(folder: int, name: str, path: str) -> None:
+    """Refuse a file that is another user's, or would be in a folder that another can change.
+
+    SQLite writes in place, and takes a journal beside the file for its own.
+    """
+    status = os.fstat(folder)
+    if not is_trusted(status.st_uid):
+        raise PysamplerError(
+            f"cannot use {path} as a store: its folder belongs to another user"
+            f" (uid {status.st_uid}); name a file in a folder of yours with --store"
+        )
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        raise PysamplerError(
+            f"cannot use {path} as a store: anybody can write in its folder; name a file in a"
+            " folder of yours with --store"
+        )
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            beside = os.stat(name + suffix, dir_fd=folder, follow_symlinks=False)
+            refuse_others(beside, path + suffix)
