@@ -23,7 +23,7 @@ _HIDEPID_NAMES = {"0": "off", "1": "noaccess", "2": "invisible", "4": "ptraceabl
 def ptrace_scope() -> int:
     """Return Yama's kernel.yama.ptrace_scope; 0 where the kernel has no Yama."""
     try:
-        with open(_YAMA, encoding="ascii") as scope:
+        with open(_YAMA, encoding="utf-8") as scope:
             return int(scope.read())
     except (OSError, ValueError):
         return 0
@@ -248,7 +248,7 @@ def _in_initial_user_namespace() -> bool:
 
 def _overflow_uid() -> int:
     try:
-        with open("/proc/sys/kernel/overflowuid", encoding="ascii") as uid:
+        with open("/proc/sys/kernel/overflowuid", encoding="utf-8") as uid:
             return int(uid.read())
     except (OSError, ValueError):
         return 65534

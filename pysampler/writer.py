@@ -179,7 +179,8 @@ def _mode(folder: int, name: str) -> int:
     else:
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, "is a directory")
-        if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+        is_ours = status.st_uid == os.geteuid() and status.st_nlink == 1
+        if stat.S_ISREG(status.st_mode) and is_ours:
             return status.st_mode & 0o777
     umask = os.umask(0)
     os.umask(umask)

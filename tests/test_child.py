@@ -12,7 +12,7 @@ import pytest
 import pysampler
 from pysampler import child, core
 from pysampler.core import UffdKind
-from pysampler.tracking import userfaultfd
+from pysampler.tracking.guarded import Guardian
 from pysampler.tracking.soft_dirty import has_soft_dirty
 
 # Modules of the standard library, of ours, of our libraries, and those that Python itself looks for.
@@ -117,12 +117,12 @@ def test_the_cleanup_process_of_exact_tracking_is_ours():
         fd = core.uffd_open(UffdKind.ASYNC)
     except OSError as error:
         pytest.skip(f"no userfaultfd here: {error}")
-    guardian = userfaultfd._start_guardian(fd, [])
     try:
-        guardian.communicate(timeout=60)
+        guardian = Guardian(fd, [])  # returns when it is ready
+        guardian.close()
     finally:
         os.close(fd)
-    assert guardian.returncode == 0
+    assert guardian._process.returncode == 0
 
 
 @pytest.mark.usefixtures("trap")

@@ -1,6 +1,7 @@
 """What is written as root, where another user prepared the place: the other gains nothing."""
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from simulated import generator, simulate
 
 from pysampler import machine
 from pysampler.cli.output import Output
-from pysampler.errors import PysamplerError
+from pysampler.errors import PysamplerError, SourceError
+from pysampler.qmp.address import listen
 from pysampler.validation.report import write_report
 from pysampler.validation.store import Store
 from pysampler.writer import append_line
@@ -41,7 +43,7 @@ def secret(tmp_path):
 def as_other(code, *words):
     """Run Python as another user."""
     script = (
-        f"import os, sys\nos.setgroups([]); os.setgid({OTHER}); os.setuid({OTHER})\n"
+        f"import os, socket, sys\nos.setgroups([]); os.setgid({OTHER}); os.setuid({OTHER})\n"
         f"os.umask(0)\n{code}"
     )
     subprocess.run(
@@ -226,3 +228,58 @@ def test_records_are_appended(tmp_path):
     for i in range(3):
         append_line(str(tmp_path / "r"), str(i))
     assert (tmp_path / "r").read_text() == "0\n1\n2\n"
+
+
+@needs_root
+def test_a_second_name_of_a_file_of_ours_gives_no_mode(tmp_path, secret):
+    secret.chmod(0o666)
+    os.link(secret, tmp_path / "v")
+    umask = os.umask(0o022)
+    put(tmp_path / "v")
+    os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "v").lstat().st_mode) == 0o644
+    assert secret.read_text() == "secret"
+
+
+@needs_root
+def test_another_users_dead_socket_is_left_alone(sticky):
+    as_other("socket.socket(socket.AF_UNIX).bind(sys.argv[1])", sticky / "s")
+    with pytest.raises(SourceError, match="another user's"):
+        listen(f"unix:{sticky}/s")
+    assert stat.S_ISSOCK(os.lstat(sticky / "s").st_mode)
+
+
+@needs_root
+def test_a_socket_behind_another_users_link_is_left_alone(sticky, tmp_path):
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "s"))
+    as_other("os.symlink(sys.argv[1], sys.argv[2])", tmp_path, sticky / "d")
+    with pytest.raises(PysamplerError, match="belongs to another user"):
+        listen(f"unix:{sticky}/d/s")
+    assert (tmp_path / "s").exists()
+
+
+def test_a_socket_whose_folder_was_exchanged_removes_nothing_elsewhere(tmp_path):
+    for name in ("before", "other"):
+        (tmp_path / name).mkdir()
+    listener = listen(f"unix:{tmp_path}/before/s")
+    (tmp_path / "before").rename(tmp_path / "after")
+    (tmp_path / "other" / "s").write_text("precious")
+    (tmp_path / "before").symlink_to(tmp_path / "other")
+    listener.close()
+    assert (tmp_path / "other" / "s").read_text() == "precious"
+    assert not (tmp_path / "after" / "s").exists()
+
+
+def test_no_descriptor_is_left(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    put(tmp_path / "v")
+    put("/dev/null")
+    Store(str(tmp_path / "store")).close()
+    listen(f"unix:{tmp_path}/s").close()
+    for path in (tmp_path, "/nonexistent/v"):
+        with pytest.raises(PysamplerError):
+            put(path)
+    with pytest.raises(SourceError):
+        listen("unix:/nonexistent/s")
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -8,9 +8,11 @@ import os
 import re
 import socket
 import stat
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from pysampler.errors import SourceError, UsageError
+from pysampler.writer import is_trusted, place_of
 
 _TCP = re.compile(r"tcp:(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]*)):([0-9]{1,5})", re.ASCII)
 _UNIX_PATH_MAX = 107  # bytes; sun_path of unix(7) without its last
@@ -29,21 +31,23 @@ class Listener:
 
     socket: socket.socket
     address: str
-    _file: tuple[str, int] | None = None  # path and inode
+    _file: tuple[int, str, int] | None = None  # descriptor of its folder, name in it, inode
 
     def close(self) -> None:
         """Close the socket and remove its file; a second call does nothing."""
         self.socket.close()
         if self._file is None:
             return
-        path, inode = self._file
+        folder, name, inode = self._file
         self._file = None
         try:
             # Somebody may have taken it for a stale one and put their own in its place.
-            if os.lstat(path).st_ino == inode:
-                os.unlink(path)
+            if os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino == inode:
+                os.unlink(name, dir_fd=folder)
         except FileNotFoundError:
             pass
+        finally:
+            os.close(folder)
 
 
 def listen(address: str) -> Listener:
@@ -90,38 +94,42 @@ def _listen_unix(path: str) -> Listener:
         raise UsageError(
             f"QMP address unix:{path[:120]}: a unix socket's path has 1 to {_UNIX_PATH_MAX} bytes"
         )
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path)
-        mask = os.umask(0o177)
+    with ExitStack() as undo:
         try:
-            listening.bind(path)
-        finally:
-            os.umask(mask)
-        inode = os.lstat(path).st_ino
-        listening.listen(_BACKLOG)
-    except OSError as error:
-        listening.close()
-        raise SourceError(f"QMP address unix:{path}: {error.strerror}") from error
-    except SourceError:
-        listening.close()
-        raise
-    return Listener(listening, f"unix:{path}", (path, inode))
+            # By its descriptor: nobody can put another folder in its place meanwhile.
+            folder, name = place_of(path)
+            undo.callback(os.close, folder)
+            here = f"/proc/self/fd/{folder}/{name}"
+            listening = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            _remove_stale(path, folder, name)
+            mask = os.umask(0o177)
+            try:
+                listening.bind(here)
+            finally:
+                os.umask(mask)
+            inode = os.lstat(here).st_ino
+            listening.listen(_BACKLOG)
+        except OSError as error:
+            raise SourceError(f"QMP address unix:{path}: {error.strerror}") from error
+        undo.pop_all()
+    return Listener(listening, f"unix:{path}", (folder, name, inode))
 
 
-def _remove_stale(path: str) -> None:
+def _remove_stale(path: str, folder: int, name: str) -> None:
     try:
-        status = os.lstat(path)
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
         raise SourceError(f"QMP address unix:{path}: the file is there and is not a socket")
+    if not is_trusted(status.st_uid):
+        raise SourceError(f"QMP address unix:{path}: the socket there is another user's")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_ALIVE_TIMEOUT_S)
         try:
-            probe.connect(path)
+            probe.connect(f"/proc/self/fd/{folder}/{name}")
         except ConnectionRefusedError:
-            os.unlink(path)
+            os.unlink(name, dir_fd=folder)
             return
         except TimeoutError:
             pass  # somebody is there, and busy
