@@ -406,7 +406,7 @@ static int invalid(const struct ps_precopy *how, size_t n_modes, size_t n_knots)
 {
     return n_modes > PS_PRECOPY_MODES || !(how->flush_bytes > 0) || !(how->page_bytes > 0) ||
            !(how->zero_page_bytes > 0) || !(how->deadline_ms <= 1e9) ||
-           (n_knots > 0 && n_modes != 1);
+           (n_knots > 0 && n_modes < 1);
 }
 
 /* Whether `longer` of each cell is none, or an earlier one that differs by a longer limit alone. */

@@ -415,7 +415,7 @@ enum {
 enum ps_mode_kind {
     PS_MODE_RANDOM,     /* pages written at random: 1 - exp(-rate t) of them are dirty after t */
     PS_MODE_SEQUENTIAL, /* written one after the other, over and over: min(1, rate t) */
-    PS_MODE_TABLE,      /* the only mode: linear between knots */
+    PS_MODE_TABLE,      /* the first mode only: linear between knots */
 };
 
 struct ps_precopy_mode {
@@ -480,7 +480,7 @@ struct ps_precopy_round { /* just after a bitmap sync */
  * each guest, at the times knots_ms; outcomes_ret holds n_cells of each guest. A cell is not run
  * but has the outcome of its `longer` where that does not converge or would be the same.
  *
- * Returns 0, or -EINVAL: more than PS_PRECOPY_MODES modes, knots without their one mode, a
+ * Returns 0, or -EINVAL: more than PS_PRECOPY_MODES modes, knots without a mode, a
  * size of a page that is not positive, a deadline over 1e9 ms, a `longer` that is none.
  *
  * Pre: finite numbers, shares from 0 to 1; zero_page_ms >= 0; rising knots_ms > 0; PS_MODE_TABLE

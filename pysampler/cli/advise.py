@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from pysampler.cli.pasted import measurements_in
 from pysampler.cli.predict import add_migration_arguments, precopy_of
 from pysampler.cli.streams import put
 from pysampler.cli.tables import print_table
-from pysampler.cli.vector_input import read_text, with_name
+from pysampler.cli.vector_input import read_text, read_vector, with_name
 from pysampler.errors import FormatError, UsageError
-from pysampler.measurement import Measurement, parse_json
+from pysampler.measurement import Measurement
 from pysampler.prediction.prediction import as_limit_ms, as_rate
 from pysampler.prediction.table import format_limit, format_probability
 from pysampler.printable import printable
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick",
         action="store_true",
         help="only the quick rule: FILE is one measurement as long as the downtime-limit, "
-        "a vector or QEMU's reply to query-dirty-rate",
+        "a vector, or what query-dirty-rate, info dirty_rate or virsh domstats --dirtyrate said",
     )
     add_migration_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -51,17 +52,22 @@ def run(args: argparse.Namespace) -> int:
     bandwidth, limit = as_rate(args.bandwidth), as_limit_ms(args.downtime)
     if args.vcpus is not None and not 1 <= args.vcpus <= 8192:
         raise UsageError(f"vcpus: {args.vcpus} is not between 1 and 8192")
-    text = read_text(args.vector)
-    try:
-        if args.quick:
-            if limit is None:
-                raise UsageError("downtime: the quick rule needs a limit")
-            _print_quick(args, _quick(text, bandwidth, limit, unfinished=args.unfinished))
-            return 0
-        from pysampler.prediction.advise import advise  # noqa: PLC0415 - needs scipy
+    if args.quick:
+        if limit is None:
+            raise UsageError("downtime: the quick rule needs a limit")
+        text = read_text(args.vector)
+        try:
+            verdict = _quick(text, bandwidth, limit, unfinished=args.unfinished)
+        except FormatError as error:
+            raise with_name(args.vector, error) from error
+        _print_quick(args, verdict)
+        return 0
+    from pysampler.prediction.advise import advise  # noqa: PLC0415 - needs scipy
 
+    vector = read_vector(args.vector, args.verb)
+    try:
         advices = advise(
-            Measurement.from_json(text),
+            vector,
             bandwidth,
             limit,
             precopy=precopy,
@@ -80,25 +86,39 @@ def run(args: argparse.Namespace) -> int:
 def _quick(text: bytes, bandwidth: float, limit: float, *, unfinished: bool) -> QuickVerdict:
     from pysampler.prediction.advise import quick, quick_from_rate  # noqa: PLC0415
 
-    vector = parse_json(text)
-    if isinstance(vector, dict) and "periods" not in vector and "calc-time" in vector:
-        status = vector.get("status", "measured")
-        if status != "measured" and not unfinished:
-            raise FormatError(f"status: {str(status)[:40]!r}, not 'measured'")
-        return quick_from_rate(*_qemu_reply(vector), bandwidth, limit)
-    return quick(Measurement.from_dict(vector), bandwidth, limit, unfinished=unfinished)
+    found = measurements_in(text)
+    for reply in found.replies:
+        if reply is found.last:
+            return quick_from_rate(*_qemu_reply(reply, unfinished=unfinished), bandwidth, limit)
+    return quick(Measurement.from_dict(found.last), bandwidth, limit, unfinished=unfinished)
 
 
-def _qemu_reply(reply: dict[str, Any]) -> tuple[int, int]:
+def _qemu_reply(reply: dict[str, Any], *, unfinished: bool) -> tuple[int, int]:
     """Return dirty-rate and calc-time in ms of a reply to query-dirty-rate."""
-    for key in ("dirty-rate", "calc-time"):
-        value = reply.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 50:
-            raise FormatError(f"{key}: {str(value)[:40]!r} is not a whole number from 0")
-    factor = {"second": 1000, "millisecond": 1}.get(str(reply.get("calc-time-unit", "second")))
+    status = reply.get("status", "measured")
+    if status == "unstarted":
+        raise FormatError("status: 'unstarted', not 'measured'; calc-dirty-rate starts one")
+    if status != "measured" and not unfinished:
+        raise FormatError(f"status: {printable(str(status)[:40])!r}, not 'measured'")
+    rate, time = (_whole(key, reply.get(key)) for key in ("dirty-rate", "calc-time"))
+    unit = str(reply.get("calc-time-unit", "second"))
+    factor = {"second": 1000, "millisecond": 1}.get(unit)
     if factor is None:
-        raise FormatError(f"calc-time-unit: {str(reply['calc-time-unit'])[:40]!r} is unknown")
-    return reply["dirty-rate"], reply["calc-time"] * factor
+        raise FormatError(f"calc-time-unit: {unit[:40]!r} is unknown")
+    if not time:
+        raise FormatError(
+            "calc-time: 0, so it was shorter than a second; ask QEMU for it in milliseconds:"
+            " query-dirty-rate with calc-time-unit millisecond (QEMU 8.2 and newer)"
+        )
+    return rate, time * factor
+
+
+def _whole(key: str, value: object) -> int:
+    if key == "dirty-rate" and value == -1:
+        raise FormatError("dirty-rate: '-1', so QEMU's measurement failed; start it again")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 50:
+        raise FormatError(f"{key}: {str(value)[:40]!r} is not a whole number from 0")
+    return value
 
 
 def _print_quick(args: argparse.Namespace, verdict: QuickVerdict) -> None:

@@ -43,7 +43,12 @@ _ZERO_PAGE_US = 0.3  # of memory that QEMU has allocated before (docs/prediction
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("vector", nargs="?", metavar="FILE", help="a vector; - or nothing: stdin")
+    parser.add_argument(
+        "vector",
+        nargs="?",
+        metavar="FILE",
+        help="a vector, or a session with one; - or nothing: stdin",
+    )
     parser.add_argument(
         "--model",
         choices=("qemu", "published"),
@@ -153,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     if model == "published" and replace(precopy, deadline_ms=Precopy.deadline_ms) != Precopy():
         say(args.verb, "the published model knows of bandwidth, downtime and deadline only")
     with picture_file(args.plot) as save:
-        measurement = read_vector(name)
+        measurement = read_vector(name, args.verb)
         try:
             prediction = predict(
                 measurement,

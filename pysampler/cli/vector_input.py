@@ -7,8 +7,12 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
+from pysampler.cli.pasted import measurements_in
+from pysampler.cli.streams import say
 from pysampler.errors import FormatError, PysamplerError, SourceError
 from pysampler.measurement import MAX_JSON_BYTES, Measurement
+from pysampler.prediction.silent import silent_writers
+from pysampler.prediction.unreadable import unreadable_remark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,13 +53,26 @@ def read_text(name: str) -> bytes:
     return text
 
 
-def read_vector(name: str) -> Measurement:
-    """Return the vector in a file or on stdin; errors name it."""
+def read_vector(name: str, verb: str) -> Measurement:
+    """Return the vector in a file or on stdin, the last of several; errors name it.
+
+    What should be known of it before it is believed is said on stderr.
+    """
     text = read_text(name)
     try:
-        return Measurement.from_json(text)
+        pasted = measurements_in(text)
+        if not pasted.vectors and pasted.replies:
+            raise FormatError(
+                "periods: missing, as in QEMU's reply to query-dirty-rate, `info dirty_rate` and"
+                " virsh; of that only `pysampler advise --quick` can tell something"
+            )
+        vector = Measurement.from_dict(pasted.vectors[-1] if pasted.vectors else pasted.last)
     except FormatError as error:
-        raise FormatError(f"{_shown(name)}: {error}") from error
+        raise with_name(name, error) from error
+    for remark in (silent_writers(vector, pasted.vectors[:-1]), unreadable_remark(vector)):
+        if remark:
+            say(verb, remark)
+    return vector
 
 
 def with_name(name: str, error: PysamplerError) -> PysamplerError:

@@ -21,6 +21,8 @@ from pysampler.prediction.monotone import BANDWIDTH_AXIS, DOWNTIME_AXIS, migrate
 from pysampler.prediction.postcopy import postcopy
 from pysampler.prediction.precopy import LIMITS, MOST_DOWNTIME_MS, MULTIFD_CHANNELS, Precopy
 from pysampler.prediction.prediction import MEMBERS, check_measurement, checked_draw
+from pysampler.prediction.unreadable import unreadable_samples
+from pysampler.prediction.unseen import share_with_missed
 from pysampler.units import MIB, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ _LIKELY = 0.5
 _PAGE_HEADER = 8
 _LEAST_DOWNTIME_MS = 10.0  # of which stopping the guest takes some
 _DIRTY_LIMIT_PERIOD_S = 1.0  # over which QEMU's dirty-limit measures a vCPU
+_SHARES = 9  # of the unreadable samples, that are tried
+_MANY = 100  # dirty samples, of which the normal distribution is near enough
 _MOST_CODECS = 16  # there are three; each costs a run of the model
 
 
@@ -454,11 +458,28 @@ def quick(
     if sampled == total:
         p = float(dirty < most)
     else:
-        # Normal approximation of the binomial, half a sample away from certainty.
-        share = min(max(dirty, 0.5), sampled - 0.5) / sampled
-        deviation = math.sqrt(sampled * share * (1 - share))
-        p = NormalDist(dirty, deviation).cdf(most)
+        # Any share of what could not be read may be dirty, too.
+        shares = [(i + 0.5) / _SHARES for i in range(_SHARES)]
+        counts = [dirty + round(share * unreadable_samples(measurement)) for share in shares]
+        p = sum(_p_at_most(count, sampled, most) for count in counts) / _SHARES
     return _verdict(dirty / sampled * total * page_bytes, bandwidth * period / 1000, period, p)
+
+
+def _p_at_most(dirty: int, sampled: int, most: float) -> float:
+    """Return how likely fewer than ``most`` samples' worth of pages get dirty: as unseen.py has it.
+
+    Some guests have pages that as many samples as were dirty stand for, the others one more.
+    """
+    share = min(most / sampled, 1.0)
+    if dirty > _MANY or share == 1:
+        # Normal approximation of the binomial, half a sample away from certainty.
+        own = min(max(dirty, 0.5), sampled - 0.5) / sampled
+        return NormalDist(dirty, math.sqrt(sampled * own * (1 - own))).cdf(most)
+    chance, fewer = math.exp(sampled * math.log1p(-share)), 0.0
+    for i in range(dirty):
+        fewer += chance
+        chance *= (sampled - i) / (i + 1) * share / (1 - share)
+    return max(0.0, 1 - fewer - share_with_missed(dirty) * chance)
 
 
 def quick_from_rate(
@@ -486,10 +507,13 @@ def quick_from_rate(
 
 
 def _verdict(dirty: float, carried: float, period_ms: float, p: float | None) -> QuickVerdict:
-    converges = dirty < carried
+    fits = dirty < carried
+    converges = fits and (p is None or p >= _LIKELY)
     text = (
         f"{'converges' if converges else 'does not converge'}: {format_size(dirty)} get dirty in "
-        f"{period_ms:.0f} ms, {'less' if converges else 'not less'} than the "
+        f"{period_ms:.0f} ms, {'less' if fits else 'not less'} than the "
         f"{format_size(carried)} that the link carries in that time"
     )
+    if fits and not converges:
+        text += "; but so few samples may well have missed more than that"
     return QuickVerdict(converges, dirty, carried, p, text)

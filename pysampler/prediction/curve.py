@@ -26,6 +26,7 @@ import numpy as np
 
 from pysampler.core import PRECOPY_MODES, ModeKind
 from pysampler.errors import FormatError, MissingFeatureError
+from pysampler.prediction.unreadable import unreadable_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,7 @@ _UNSTEADY = 0.02
 # What a mode must gain in chi-square: it has two parameters.
 _COST_OF_A_MODE = 6.0
 _COST_OF_ORDER = 8.0  # and the first sequential one: few guests write all their memory in order
+COLDEST = 0.05  # writes of a page until the last period; fewer cannot be told
 _RANDOM_RATES, _SEQUENTIAL_RATES = 48, 72
 _SAME_RATE = 1.35  # modes closer than this cannot be told apart
 _BURST_PERIODS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -91,7 +93,8 @@ class DirtyCurve:
     """A fitted dirty-page curve.
 
     Attributes:
-        modes: hottest first; empty when the points are interpolated or nothing was written.
+        modes: hottest first; none when nothing was written. Beside interpolated points there are
+            only those of pages that were not seen.
         burst: None when the guest writes all the time.
         knots_s: times of the interpolated points; empty when there are modes.
         knots_pages: their pages, which do not fall.
@@ -136,13 +139,11 @@ class DirtyCurve:
     def __call__(self, seconds: FloatArray) -> FloatArray:
         """Return the pages that are dirty after each time."""
         t = np.asarray(seconds, dtype=np.float64)
-        if self.interpolated:
-            return np.asarray(np.interp(t, (0.0, *self.knots_s), (0.0, *self.knots_pages)))
         active = self.burst.active(t) if self.burst else t
-        pages = np.zeros_like(t)
+        pages = np.interp(t, (0.0, *self.knots_s), (0.0, *self.knots_pages))
         for mode in self.modes:
-            pages += mode.pages * dirty_share(mode.kind, mode.rate * active)
-        return pages
+            pages = pages + mode.pages * dirty_share(mode.kind, mode.rate * active)
+        return np.asarray(pages)
 
 
 def dirty_share(kind: ModeKind, turns: FloatArray) -> FloatArray:
@@ -169,7 +170,7 @@ class Basis:
     def __init__(self, seconds: FloatArray, burst: Burst | None = None) -> None:
         active = burst.active(seconds) if burst else seconds
         first, last = seconds[0], seconds[-1]
-        random = np.geomspace(0.05 / last, 12 / first, _RANDOM_RATES)
+        random = np.geomspace(COLDEST / last, 12 / first, _RANDOM_RATES)
         laps = np.geomspace(0.25 / last, 1 / first, _SEQUENTIAL_RATES)
         self.rates = np.append(random, laps)
         self.kinds = [ModeKind.RANDOM] * len(random) + [ModeKind.SEQUENTIAL] * len(laps)
@@ -189,7 +190,7 @@ class Basis:
             for mass, rate, kind in zip(masses, self.rates, self.kinds, strict=True)
             if mass > 0
         ]
-        return _merged(modes, _SAME_RATE, PRECOPY_MODES)
+        return merged(modes, PRECOPY_MODES)
 
 
 class Fitter:
@@ -226,15 +227,18 @@ class Fitter:
         self._pair_cost = np.where(between, _COST_OF_A_MODE, 2 * _COST_OF_A_MODE)
         self._pair_cost += np.maximum(order[first], order[second])
 
-    def fit(self, increments: FloatArray, limit: float) -> tuple[FloatArray, float]:
+    def fit(
+        self, increments: FloatArray, limit: float, luck: FloatArray | float = 0.0
+    ) -> tuple[FloatArray, float]:
         """Return the mass of each mode, in the unit of the increments, and chi-square.
 
         Args:
             increments: newly dirty samples, one per period.
             limit: most that the masses may add up to.
+            luck: taken off what each mode alone costs.
         """
         target = increments * self._weights
-        masses, cost = self._few(target, limit)
+        masses, cost = self._few(target, limit, luck)
         # With less, even a perfect fit of three modes would cost more.
         if cost > 3 * _COST_OF_A_MODE and not self._only_few:
             n = len(self.basis.rates)
@@ -259,13 +263,15 @@ class Fitter:
         shares, _ = _nnls()(matrix, np.append(target, heavy))
         return np.asarray(shares[:-1] * limit)
 
-    def _few(self, target: FloatArray, limit: float) -> tuple[FloatArray, float]:
+    def _few(
+        self, target: FloatArray, limit: float, luck: FloatArray | float
+    ) -> tuple[FloatArray, float]:
         """Return the best one or two modes and what they cost."""
         image, square = self._columns.T @ target, float(target @ target)
         masses = np.zeros(len(image))
         one = np.clip(image / self._own, 0.0, limit)
         one_cost = square - 2 * one * image + one**2 * self._own + self._one_cost
-        best = int(np.argmin(one_cost))
+        best = int(np.argmin(one_cost - luck))
         masses[best], cost = one[best], float(one_cost[best])
         first, second = self._pairs
         if not len(first):
@@ -283,8 +289,9 @@ class Fitter:
         return masses, cost
 
 
-def _merged(modes: list[Mode], ratio: float, at_most: int) -> tuple[Mode, ...]:
-    """Return modes, hottest first, none closer than ``ratio`` to the next of its kind."""
+def merged(modes: list[Mode], at_most: int) -> tuple[Mode, ...]:
+    """Return modes, hottest first, those made one that cannot be told apart or are too many."""
+    ratio = _SAME_RATE
     while True:
         kept: list[Mode] = []
         for mode in sorted(modes, key=lambda mode: (mode.kind, -mode.rate)):
@@ -310,13 +317,20 @@ class Counts:
         sampled: samples drawn.
         zero: zero samples.
         scale: pages of memory per sample.
+        unreadable: samples of which nobody knows whether they are dirty.
     """
 
     seconds: FloatArray
     dirty: FloatArray
     sampled: int
-    zero: int
+    zero: float
     scale: float
+    unreadable: int = 0
+
+    @property
+    def exact(self) -> bool:
+        """Whether every page was looked at."""
+        return self.scale == 1 and not self.unreadable
 
     @classmethod
     def of(cls, measurement: Measurement) -> Counts:
@@ -342,6 +356,7 @@ class Counts:
             measurement.n_sampled_pages,
             measurement.n_zero_pages,
             measurement.n_total_pages / measurement.n_sampled_pages,
+            unreadable_samples(measurement),
         )
 
     @property
@@ -438,16 +453,20 @@ def _cost(tried: _Tried) -> float:
     return tried.cost
 
 
-def fit_curve(counts: Counts, choice: Choice) -> DirtyCurve:
+def fit_curve(counts: Counts, choice: Choice, rng: np.random.Generator | None = None) -> DirtyCurve:
     """Fit one vector.
 
     Args:
         counts: the vector's numbers.
         choice: from `choose_fitter`.
+        rng: where one mode explains the vector, draw its rate from all that do so; None: take
+            the best.
     """
     nonzero = counts.limit * counts.scale
     zero = max(0.0, counts.sampled * counts.scale - nonzero)
-    masses, chi2 = choice.fitter.fit(counts.increments, counts.limit)
+    # A cost is -2 log likelihood: the least of costs less Gumbel's noise is a draw from that.
+    luck = 0.0 if rng is None else 2 * rng.gumbel(size=len(choice.fitter.basis.rates))
+    masses, chi2 = choice.fitter.fit(counts.increments, counts.limit, luck)
     if not choice.explains:
         freedom = max(1, len(counts.seconds) - 2)
         knots = _joined(counts, nonzero)

@@ -3,8 +3,10 @@
 
 Each sample is in one of these classes: zero, found dirty first in the i-th period, or clean to
 the end. Their numbers are multinomial, so a member draws them anew (B. Efron,
-"Bootstrap methods: another look at the jackknife", 1979). What the vector does not tell at all
-is drawn as well: how far sequential writers and bursts are when the migration starts.
+"Bootstrap methods: another look at the jackknife", 1979); where few samples were dirty, from the
+Dirichlet distribution of their counts (D. B. Rubin, "The Bayesian bootstrap", 1981), so that what
+was seen is in every member. What was not seen is added (unseen.py). What the vector does not tell
+at all is drawn as well: how far sequential writers and bursts are when the migration starts.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 
 from pysampler import core
 from pysampler.prediction.curve import Counts, DirtyCurve, choose_fitter, fit_curve
+from pysampler.prediction.unseen import with_unseen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,13 +29,16 @@ if TYPE_CHECKING:
     from pysampler.measurement import Measurement
 
 
+_MANY = 100  # dirty samples, from which on the two bootstraps are the same
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Ensemble:
     """Guests as the C core takes them.
 
     Attributes:
         curve: fitted to the vector itself.
-        members: fitted to the resampled vectors.
+        members: fitted to the resampled vectors, with what these cannot have seen.
         page_size: bytes.
         guests: core.PRECOPY_GUEST, one per member.
         modes: core.PRECOPY_MODE, members x modes.
@@ -61,20 +67,23 @@ class Ensemble:
 
 
 def resample(counts: Counts, n_members: int, rng: np.random.Generator) -> list[Counts]:
-    """Return vectors that the same guest could have given."""
+    """Return the expected vectors of guests that could have given this one."""
     first_dirty = np.diff(np.maximum.accumulate(counts.dirty), prepend=0.0)
-    # Where the sampler is exact, nothing is drawn.
-    if counts.scale == 1:
+    if counts.exact:
         return [counts] * n_members
     clean = max(0.0, counts.sampled - counts.zero - first_dirty.sum())
     classes = np.array([*first_dirty, clean, counts.zero], dtype=np.float64)
-    draws = rng.multinomial(counts.sampled, classes / classes.sum(), size=n_members)
+    if first_dirty.sum() > _MANY:
+        draws = rng.multinomial(counts.sampled, classes / classes.sum(), size=n_members) * 1.0
+    else:
+        draws = rng.gamma(classes, size=(n_members, len(classes)))
+        draws *= counts.sampled / draws.sum(axis=1, keepdims=True)
     fallen = counts.dirty - np.maximum.accumulate(counts.dirty)
     return [
         replace(
             counts,
             dirty=np.maximum(0.0, np.cumsum(draw[:-2]) + fallen),
-            zero=int(draw[-1]),
+            zero=float(draw[-1]),
         )
         for draw in draws
     ]
@@ -96,7 +105,11 @@ def build_ensemble(measurement: Measurement, n_members: int, seed: int) -> Ensem
     choice = choose_fitter(counts)
     curve = fit_curve(counts, choice)
     rng = np.random.default_rng(seed)
-    members = tuple(fit_curve(other, choice) for other in resample(counts, n_members, rng))
+    # Where every page was looked at, nothing is drawn.
+    luck = None if counts.exact else rng
+    members = [fit_curve(other, choice, luck) for other in resample(counts, n_members, rng)]
+    if not counts.exact:
+        members = with_unseen(members, counts, rng)
     return assemble(curve, members, measurement, rng)
 
 
@@ -120,21 +133,22 @@ def assemble(
     spread = (rng.permutation(len(members)) + 0.5) / max(1, len(members))
     guests["zero_page_factor"] = 0.85 + 0.3 * spread
     knots_s = np.asarray(curve.knots_s)
+    # Interpolated points are a mode of their own, before the others.
+    first = int(curve.interpolated)
+    n_modes = first + max((len(member.modes) for member in members), default=0)
+    modes = np.zeros((len(members), n_modes), dtype=core.PRECOPY_MODE)
+    for row, member in zip(modes, members, strict=True):
+        for entry, mode in zip(row[first:], member.modes, strict=False):
+            entry["pages"], entry["rate"] = mode.pages, mode.rate / 1000
+            entry["kind"] = mode.kind
+    shares = np.zeros((len(members), len(knots_s)))
     if curve.interpolated:
-        reach = np.asarray([max(member.knots_pages[-1], 1e-9) for member in members])
-        modes = np.zeros((len(members), 1), dtype=core.PRECOPY_MODE)
-        modes["pages"][:, 0] = reach
-        modes["kind"] = core.ModeKind.TABLE
-        pages = np.asarray([member(knots_s) for member in members])
-        shares = np.ascontiguousarray(pages / reach[:, None])
-    else:
-        n_modes = max((len(member.modes) for member in members), default=0)
-        modes = np.zeros((len(members), n_modes), dtype=core.PRECOPY_MODE)
-        for row, member in zip(modes, members, strict=True):
-            for entry, mode in zip(row, member.modes, strict=False):
-                entry["pages"], entry["rate"] = mode.pages, mode.rate / 1000
-                entry["kind"] = mode.kind
-        shares = np.zeros((len(members), 0))
+        points = np.asarray(
+            [np.interp(knots_s, (0.0, *one.knots_s), (0.0, *one.knots_pages)) for one in members]
+        )
+        modes["pages"][:, 0] = np.maximum(points[:, -1], 1e-9)
+        modes["kind"][:, 0] = core.ModeKind.TABLE
+        shares = points / modes["pages"][:, :1]
     return Ensemble(
         curve,
         tuple(members),

@@ -17,6 +17,7 @@ from pysampler.measurement import Measurement, Status
 from pysampler.prediction import published
 from pysampler.prediction.monotone import migrate_table
 from pysampler.prediction.precopy import Precopy
+from pysampler.prediction.unreadable import unreadable_samples
 from pysampler.units import GIB, MAX_RATE, parse_exact_ms, parse_rate
 
 if TYPE_CHECKING:
@@ -171,11 +172,14 @@ def check_measurement(measurement: Measurement, *, unfinished: bool) -> None:
 
     Raises:
         UsageError: it is no Measurement.
-        FormatError: its numbers do not fit together, or the status is not ``measured``.
+        FormatError: its numbers do not fit together, too few samples could be read, or the status
+            is not ``measured``.
     """
     if not isinstance(measurement, Measurement):
         raise UsageError(f"measurement: a {type(measurement).__name__} is not a Measurement")
-    Measurement.from_dict(measurement.to_dict())  # one that was put together by hand, too
+    unreadable_samples(
+        Measurement.from_dict(measurement.to_dict())
+    )  # one that was put together by hand, too
     if measurement.status is not Status.MEASURED and not unfinished:
         raise FormatError(
             f"status: {measurement.status.value!r}, not 'measured'; --unfinished takes it as it is"

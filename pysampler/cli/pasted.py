@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: MIT
+"""The measurements in what people save: a vector, a QMP session, HMP's or virsh's text.
+
+A session has a greeting, replies, events, commands that were typed, and prompts between. Of HMP
+(`info dirty_rate`) and of `virsh domstats --dirtyrate` comes what QMP's query-dirty-rate would
+have said, so that there is one way to judge all three.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from pysampler.errors import FormatError
+from pysampler.measurement import MAX_JSON_BYTES
+from pysampler.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MOST_VALUES = 10_000
+_MOST_DIGITS = 40
+# What stands before a value: qmp-shell's prompt, the arrows of QEMU's documents.
+_PROMPT = re.compile(r"\s*(?:\([A-Za-z]{1,8}\)\s?|->\s|<-\s|[<>]\s)*\s*")
+# Blanks, and no line's end: what is searched for may not run through all of a long text each time.
+_HMP = re.compile(
+    r"^[ \t]*(?:\(qemu\)[ \t]*)?(Status|Period|Mode|Dirty rate|vcpu\[\d{1,6}\], Dirty rate):"
+    r"[ \t]*([^\r\n]{0,80})",
+    re.MULTILINE,
+)
+_HMP_ERROR = re.compile(r"^Error: ([^\r\n]{1,200})", re.MULTILINE)
+_DOMAIN = re.compile(r"^[ \t]*Domain: '?([^'\r\n]{1,200})", re.MULTILINE)
+_DOMSTATS = re.compile(r"^[ \t]*dirtyrate\.([a-z_.0-9]{1,60})=([^\r\n]{0,80})", re.MULTILINE)
+_STATUS_OF_LIBVIRT = {"0": "unstarted", "1": "measuring", "2": "measured"}
+
+
+class Pasted(NamedTuple):
+    """What was found in a text.
+
+    Attributes:
+        vectors: JSON objects with periods, in their order.
+        replies: QEMU's replies to query-dirty-rate, in their order.
+        last: the last measurement of both; where there is none, whatever stands last.
+    """
+
+    vectors: list[dict[str, Any]]
+    replies: list[dict[str, Any]]
+    last: object
+
+
+def measurements_in(text: bytes) -> Pasted:
+    """Find the measurements in a text.
+
+    Raises:
+        FormatError: there are none; the message says what there is, with QEMU's own words where it
+            refused.
+    """
+    if len(text) > MAX_JSON_BYTES:
+        raise FormatError(f"longer than {MAX_JSON_BYTES >> 20} MiB, so not a vector")
+    if not text.strip():  # as of a pipe whose other end failed
+        raise FormatError("empty: there is no vector in it")
+    values = _values(_decoded(text))
+    found = [value for value in values if _is_vector(value) or _is_reply(value)]
+    if not found:
+        _complain(values)
+    return Pasted(
+        [value for value in found if _is_vector(value)],
+        [value for value in found if not _is_vector(value)],
+        _last(found) if found else values[-1],
+    )
+
+
+def _last(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the last measurement; one that QEMU has only begun is none where there is another."""
+    done = [value for value in found if _is_vector(value) or "dirty-rate" in value]
+    return (done or found)[-1]
+
+
+def _is_vector(value: object) -> bool:
+    return isinstance(value, dict) and "periods" in value
+
+
+def _is_reply(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and "calc-time" in value
+        and ("dirty-rate" in value or "status" in value)
+    )
+
+
+def _complain(values: list[Any]) -> None:
+    """Raise what tells best why nothing was measured; nothing where one value is to be judged."""
+    for value in reversed(values):
+        if isinstance(value, dict) and isinstance(value.get("error"), dict):
+            said = value["error"].get("desc", value["error"].get("class"))
+            raise FormatError(f"no measurement: QEMU refused: {_quoted(said)}")
+    if len(values) > 1 or (isinstance(values[0], dict) and "QMP" in values[0]):
+        raise FormatError(
+            "no measurement in this session; the reply to query-dirty-rate, or a vector, is missing"
+        )
+
+
+def _quoted(said: object) -> str:
+    return repr(printable(said[:200])) if isinstance(said, str) else "without a word"
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        # Also with a byte order mark, and UTF-16, which PowerShell writes.
+        return text.decode(json.detect_encoding(text)).lstrip("\ufeff")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"not JSON: {error.reason} at byte {error.start}") from None
+
+
+def _values(text: str) -> list[Any]:
+    """Return what is said in a text, in its order, without QMP's envelope."""
+    values = list(_json_values(text))
+    if values:
+        return [said for value in values for said in _without_envelope(value)]
+    values = _of_text(text)
+    if values:
+        return values
+    if _HMP_ERROR.search(text):
+        raise FormatError(f"no measurement: QEMU refused: {_quoted(_HMP_ERROR.findall(text)[-1])}")
+    if "Start to calculate domain's memory dirty rate" in text:
+        raise FormatError(
+            "virsh domdirtyrate-calc only starts a measurement; `virsh domstats --dirtyrate DOMAIN`"
+            " has what it found, for `pysampler advise --quick`"
+        )
+    try:
+        return [_DECODER.decode(text)]  # a number, a string; or the reason why it is no JSON
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"not JSON: {_one_line(error)}") from None
+
+
+def _of_text(text: str) -> list[Any]:
+    return _hmp(text) or _domstats(text)
+
+
+def _without_envelope(value: object) -> list[Any]:
+    """Return the content of a reply; of HMP's text in it, what that says."""
+    if isinstance(value, dict) and "return" in value and "periods" not in value:
+        said = value["return"]
+        return (_of_text(said) or [said]) if isinstance(said, str) else [said]
+    return [value]
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole)
+
+
+def _json_values(text: str) -> Iterator[object]:
+    """Yield the JSON objects and arrays that begin a line, or stand on one."""
+    at, n_values = 0, 0
+    while at < len(text):
+        start = cast("re.Match[str]", _PROMPT.match(text, at)).end()
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        if text[start : start + 1] in ("{", "["):
+            try:
+                value, at = _DECODER.raw_decode(text, start)
+            except (ValueError, RecursionError) as error:
+                line = f"line {text.count(chr(10), 0, start) + 1}: " if n_values else ""
+                raise FormatError(f"not JSON: {line}{_one_line(error)}") from None
+        else:
+            # A prompt, a command of the shell, a log's line around a reply.
+            value, at = _within(text[start:end]), end + 1
+            if value is None:
+                continue
+        n_values += 1
+        if n_values > _MOST_VALUES:
+            raise FormatError(f"more than {_MOST_VALUES} values, so not a session")
+        yield value
+
+
+def _within(line: str) -> object:
+    """Return the object within a line of other text; None where there is none."""
+    start = line.find("{")
+    if start < 0:
+        return None
+    try:
+        return cast("object", _DECODER.raw_decode(line, start)[0])
+    except (ValueError, RecursionError):
+        return None
+
+
+def _hmp(text: str) -> list[Any]:
+    """Return what `info dirty_rate` said, each time."""
+    replies: list[Any] = []
+    for key, said in _HMP.findall(text):
+        if key == "Status":
+            replies.append({"status": said.strip(), "calc-time": 0})
+        elif replies:
+            reply, number = replies[-1], re.match(r"-?\d{1,18}\b", said)
+            if key == "Period" and number:
+                reply["calc-time"] = int(number[0])
+            elif key == "Mode":
+                reply["mode"] = said.strip()
+            elif key == "Dirty rate" and number:
+                reply["dirty-rate"] = int(number[0])
+            elif key.startswith("vcpu") and number and "dirty-rate" not in reply:
+                reply["of-vcpus"] = reply.get("of-vcpus", 0) + int(number[0])
+    return [_with_vcpus(reply) for reply in replies]
+
+
+def _domstats(text: str) -> list[Any]:
+    """Return what `virsh domstats --dirtyrate` said of one domain."""
+    fields = _DOMSTATS.findall(text)
+    domains = sorted(set(_DOMAIN.findall(text)))
+    if not fields:
+        return []
+    if len(domains) > 1:
+        names = ", ".join(printable(name[:40]) for name in domains[:4])
+        raise FormatError(f"{len(domains)} domains ({names}); save `virsh domstats` of one")
+    replies: list[Any] = []
+    for key, said in fields:
+        if key == "calc_status":
+            status = said.strip()
+            replies.append({"status": _STATUS_OF_LIBVIRT.get(status, status), "calc-time": 0})
+        elif replies and re.fullmatch(r"-?\d{1,18}", said.strip()):
+            reply, number = replies[-1], int(said)
+            if key == "calc_period":
+                reply["calc-time"] = number
+            elif key == "megabytes_per_second":
+                reply["dirty-rate"] = number
+            elif key.endswith(".megabytes_per_second"):
+                reply["of-vcpus"] = reply.get("of-vcpus", 0) + number
+    return [_with_vcpus(reply) for reply in replies]
+
+
+def _with_vcpus(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return a reply whose rate is the sum of its vCPUs' where it has none of its own."""
+    of_vcpus = reply.pop("of-vcpus", None)
+    return reply if of_vcpus is None else {"dirty-rate": of_vcpus, **reply}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
