@@ -106,10 +106,10 @@ def build_ensemble(measurement: Measurement, n_members: int, seed: int) -> Ensem
     curve = fit_curve(counts, choice)
     rng = np.random.default_rng(seed)
     # Where every page was looked at, nothing is drawn.
-    luck = None if counts.exact else rng
+    luck = None if counts.exact else np.random.default_rng([seed, 2])
     members = [fit_curve(other, choice, luck) for other in resample(counts, n_members, rng)]
-    if not counts.exact:
-        members = with_unseen(members, counts, rng)
+    if luck:
+        members = with_unseen(members, counts, luck)
     return assemble(curve, members, measurement, rng)
 
 
