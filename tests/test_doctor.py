@@ -52,7 +52,7 @@ def test_a_python_that_may_not_be_run_is_a_finding(monkeypatch, python, why):
 def test_a_user_who_may_do_nothing_gets_a_report():
     # The first examination loads what nobody might not be allowed to load.
     code = (
-        "import contextlib, io, os, sys; from pysampler.cli import main\n"
+        "import contextlib, encodings.ascii, io, os, sys; from pysampler.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()): main(['doctor', '--json'])\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534);"
         "sys.exit(main(['doctor', '--json']))"
