@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
+import tempfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -140,9 +140,8 @@ class Draft:
         mode = _mode(folder, name)
         self._folder, self._name = folder, name
         # Not by the file's own name, which may be as long as a name can be.
-        self._draft: str | None = f".pysampler-{secrets.token_hex(8)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(self._draft, flags, 0o600, dir_fd=folder)
+        self._fd, draft = tempfile.mkstemp(prefix=".pysampler-", dir=f"/proc/self/fd/{folder}")
+        self._draft: str | None = os.path.basename(draft)
         os.fchmod(self._fd, mode)
 
     def commit(self, data: bytes) -> None:

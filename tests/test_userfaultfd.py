@@ -120,8 +120,8 @@ def test_pages_taken_away_all_the_time_hold_up_no_pass():
     coming_and_going = """
 import threading
 def breathe():
-    content = os.urandom(1 << 20)
     while True:
+        content = os.urandom(1 << 20)
         for at in range(0, LENGTH, 1 << 20):
             drop(address_of(memory) + at, 1 << 20)
             arrive(uffd, address_of(memory) + at, content)

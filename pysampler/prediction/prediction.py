@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -177,9 +177,9 @@ def check_measurement(measurement: Measurement, *, unfinished: bool) -> None:
     """
     if not isinstance(measurement, Measurement):
         raise UsageError(f"measurement: a {type(measurement).__name__} is not a Measurement")
-    unreadable_samples(
-        Measurement.from_dict(measurement.to_dict())
-    )  # one that was put together by hand, too
+    # One that was put together by hand, too: without a rate, which is calculated and not read.
+    unfinished_one = replace(measurement, status=Status.MEASURING)
+    unreadable_samples(Measurement.from_dict(unfinished_one.to_dict()))
     if measurement.status is not Status.MEASURED and not unfinished:
         raise FormatError(
             f"status: {measurement.status.value!r}, not 'measured'; --unfinished takes it as it is"

@@ -65,7 +65,7 @@ def until(condition):
 @both
 @pytest.mark.parametrize("interpreter", ["/nonexistent/python", "/bin/false", "/bin/true", ""])
 def test_without_a_cleanup_process_nothing_is_tracked(guest, observe, interpreter, monkeypatch):
-    monkeypatch.setattr(guarded.sys, "executable", interpreter)
+    monkeypatch.setattr(sys, "executable", interpreter)
     with pytest.raises(SourceError, match=r"the cleanup process.*cannot be started"):
         observe(guest.pid)
     assert not guest.is_registered()
