@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pysampler.errors import SourceError
+from pysampler.source.vmm import MIN_FOUND_LENGTH
 
 _TIMEOUT_S = 5.0  # for all of it
 _REPLIES_MAX = 8 << 20  # bytes of all replies
+_BLOCKS_MAX = 4096  # a QEMU has a few hundred at most
 
 _COMMANDS = (
     {"execute": "qmp_capabilities"},
@@ -21,10 +23,11 @@ _COMMANDS = (
 )
 
 # Name, page size, offset, used and total length; newer QEMUs add where it is in their memory.
+# Matched line by line: over many lines at once, empty ones would take quadratic time.
 _ROW = re.compile(
-    r"^\s*(\S+)\s+\d+ \wiB\s+0x[0-9a-f]{16} 0x([0-9a-f]{16}) 0x[0-9a-f]{16}"
+    r"\s*(\S+)\s+\d+ \wiB\s+0x[0-9a-f]{16} 0x([0-9a-f]{16}) 0x[0-9a-f]{16}"
     r"(?:\s+0x([0-9a-f]{16})\b)?",
-    re.MULTILINE | re.ASCII,
+    re.ASCII,
 )
 
 
@@ -44,7 +47,10 @@ class ToldBlock:
 
 
 def ask_ramblocks(path: str) -> list[ToldBlock]:
-    """Return the RAMBlocks of the QEMU whose monitor listens at a path, ``unix:`` before it or not.
+    """Return the RAMBlocks, from 16 MiB up, of the QEMU whose monitor listens at a path.
+
+    Args:
+        path: of its socket, ``unix:`` before it or not.
 
     Raises:
         SourceError: nobody listens there, or does not answer within 5 s as QEMU does.
@@ -79,10 +85,28 @@ def _ask(monitor: socket.socket, path: str) -> list[ToldBlock]:
     table = reply.get("return")
     if not isinstance(table, str) or "Block Name" not in table:
         raise ValueError("it does not answer `info ramblock` as QEMU does")
-    return [
+    rows = [row.groups() for row in map(_ROW.match, table.split("\n")) if row]
+    blocks = [
         ToldBlock(name.rpartition("/")[2], int(used, 16), int(address, 16) if address else None)
-        for name, used, address in _ROW.findall(table)
+        for name, used, address in rows
     ]
+    large = [block for block in blocks if block.used_length >= MIN_FOUND_LENGTH]
+    _check(large)
+    return large
+
+
+def _check(blocks: list[ToldBlock]) -> None:
+    """Raise ValueError for what no QEMU tells of its RAMBlocks."""
+    if len(blocks) > _BLOCKS_MAX:
+        raise ValueError(f"it tells of {len(blocks)} RAMBlocks, more than a QEMU has")
+    end = 0
+    for address, length in sorted((block.address or 0, block.used_length) for block in blocks):
+        if address % 4096 or length % 4096:
+            raise ValueError("it tells of a RAMBlock that is not of whole pages")
+        if address:
+            if address < end:
+                raise ValueError("it tells of RAMBlocks that overlap")
+            end = address + length
 
 
 class _Lines:

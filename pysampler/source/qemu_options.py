@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -159,10 +160,36 @@ def _video(options: list[Option]) -> Iterator[SaidMemory]:
         named or any(name == "nodefaults" for name, _ in options)
     ):
         devices.append({"driver": "VGA"})
-    for device in devices:
+    of_driver, of_id = _set_apart(options)
+    for named_so in devices:
+        device = {
+            **of_driver[named_so.get("driver", "")],
+            **named_so,
+            **of_id[named_so.get("id", "")],
+        }
         for idstr, mib, properties in _VIDEO_RAM.get(device.get("driver", ""), []):
             said = [_size(device[key], unit) for key, unit in properties.items() if key in device]
             yield SaidMemory(idstr, said[0] if said else mib * MIB, is_video=True)
+
+
+def _set_apart(
+    options: list[Option],
+) -> tuple[defaultdict[str, dict[str, str]], defaultdict[str, dict[str, str]]]:
+    """Return what -global says of devices, by driver, and -set, by id."""
+    of_driver: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    of_id: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for option, text in options:
+        if option == "global" and "driver" in text:
+            of_driver[text["driver"]][text.get("property", "")] = text.get("value", "")
+            continue
+        for key, value in text.items():
+            first, _, rest = key.partition(".")
+            if option == "global":
+                of_driver[first][rest] = value
+            elif option == "set" and first == "device":
+                name, _, member = rest.partition(".")
+                of_id[name][member] = value
+    return of_driver, of_id
 
 
 def _options(command: list[str], read_config: Callable[[str], str]) -> Iterator[Option]:

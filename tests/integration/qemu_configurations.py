@@ -99,6 +99,8 @@ CONFIGURATIONS = {
     "VGA": row("-m 192 -device VGA"),
     "-vga std beside as much RAM": row("-m 16 -vga std"),
     "VGA of 32 MiB": row("-m 192 -device VGA,vgamem_mb=32"),
+    "VGA set by its id": row("-m 192 -device VGA,id=v -set device.v.vgamem_mb=64"),
+    "all VGA set": row("-m 192 -device VGA -global VGA.vgamem_mb=32"),
     "VGA and bochs": row("-m 192 -device VGA -device bochs-display"),
     "three of them": row("-m 64 -device ati-vga -device secondary-vga -device bochs-display"),
     "vmware and I/O threads": row(f"-m 192 -vga vmware {IOTHREADS}"),

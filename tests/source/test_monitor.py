@@ -21,6 +21,7 @@ TABLE_7 = """
                   pc.ram    4 KiB  0x0000000000000000 0x0000000010000000 0x0000000010000000
    0000:00:02.0/vga.vram    2 MiB  0x0000000010080000 0x0000000001000000 0x0000000002000000
                             4 KiB  0x0000000020000000 0x0000000001000000 0x0000000001000000
+                pc.bios    4 KiB  0x0000000030000000 0x0000000000040000 0x0000000000040000
 """
 TABLE_10 = """
     Block Name    PSize              Offset               Used              Total                HVA  RO
@@ -105,6 +106,42 @@ def test_whoever_is_no_qemu_is_one_clear_line(answering, parts, message):
     assert str(raised.value).startswith("QMP socket /")
 
 
+def row(address=1 << 40, length=16 * MIB, name="ram"):
+    return f"{name:>20}    4 KiB  0x{0:016x} 0x{length:016x} 0x{length:016x} 0x{address:016x} rw\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row(), row()], "overlap"),
+        ([row(length=64 * MIB), row((1 << 40) + 32 * MIB)], "overlap"),
+        ([row((1 << 40) + 1)], "not of whole pages"),
+        ([row(length=16 * MIB + 77)], "not of whole pages"),
+        ([row(i << 32) for i in range(1, 5000)], "tells of 4999 RAMBlocks, more than a QEMU has"),
+    ],
+)
+def test_what_no_qemu_tells_of_is_refused(answering, rows, message):
+    with pytest.raises(SourceError, match=message):
+        ask_ramblocks(answering(GREETING, DONE, reply("Block Name\n" + "".join(rows))))
+
+
+@pytest.mark.parametrize("blank", ["\n", " \n", "\t", "x ", "x\n"])
+def test_a_table_of_nothing_is_read_in_linear_time(answering, blank):
+    """A quadratic search takes minutes for each."""
+    assert ask_ramblocks(answering(GREETING, DONE, reply("Block Name" + blank * 1_000_000))) == []
+
+
+def test_blocks_that_are_all_elsewhere_are_named_and_what_is_there_is_not_denied():
+    mappings = [memory(1 << 40, 64)]
+    for told, words in [
+        ([ToldBlock("pc.ram", 64 * MIB, 1 << 41)], "pc.ram"),
+        ([], "none of 16 MiB"),
+    ]:
+        with pytest.raises(SourceError, match=f"not in its memory: {words}") as raised:
+            as_qemu_says(told, [("ram@1", mappings[0])], mappings)
+        assert "is it the socket of another QEMU?" in str(raised.value)
+
+
 def test_a_monitor_that_is_silent_is_not_waited_for_without_end(answering, monkeypatch):
     monkeypatch.setattr(monitor, "_TIMEOUT_S", 0.05)
     with pytest.raises(SourceError, match=r"no answer within 0\.05 s; QEMU serves one client"):
@@ -130,7 +167,6 @@ def test_addresses_that_are_not_mapped_are_refused_and_said():
         ToldBlock("ends-past", 64 * MIB, (1 << 40) + 80 * MIB),
         ToldBlock("in-two", 64 * MIB, (1 << 40) + 32 * MIB),
         ToldBlock("nowhere", 16 * MIB, (1 << 64) - 4096),
-        ToldBlock("small", 1 * MIB, 1 << 40),
     ]
     blocks, remarks = as_qemu_says(told, [], mappings)
     assert [(name, m.start - (1 << 40), m.length) for name, m in blocks] == [

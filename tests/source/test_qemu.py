@@ -189,6 +189,24 @@ def test_sizes_are_read_as_qemu_reads_them(words, mib):
 
 
 @pytest.mark.parametrize(
+    ("words", "mib"),
+    [
+        ("-device VGA,id=v -set device.v.vgamem_mb=64", [64]),
+        ("-device VGA,id=v,vgamem_mb=32 -set device.v.vgamem_mb=64", [64]),
+        ("-device VGA,id=v -set device.w.vgamem_mb=64", [16]),
+        ("-vga std -global VGA.vgamem_mb=32", [32]),
+        ("-device VGA,vgamem_mb=64 -global VGA.vgamem_mb=32", [64]),
+        ("-device VGA -global driver=VGA,property=vgamem_mb,value=32", [32]),
+        ("-device qxl -global qxl.ram_size=33554432 -global qxl.vram_size=16777216", [32, 16]),
+        ("-device VGA -global VGA -global =1 -global VGA.=3 -set device. -set v -set", [16]),
+    ],
+)
+def test_video_ram_is_as_set_by_id_or_for_all_of_a_kind(words, mib):
+    said = said_memory(["qemu", *words.split(), "-nodefaults", "-m", "64"], "qemu-system-x86_64")
+    assert [memory.length // MIB for memory in said if memory.is_video] == mib
+
+
+@pytest.mark.parametrize(
     "words", ["", "-m much", "-m 1.5.5G", "-m -1", "-m 1e3", "-m nan", "-m 99999999999E", "-m"]
 )
 def test_no_size_is_assumed_and_the_longest_is_main_memory(words):
