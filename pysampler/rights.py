@@ -58,11 +58,32 @@ def check_access(pid: int) -> None:
         raise process_error(error, pid) from error
 
 
+def check_proc() -> None:
+    """Make sure that /proc and system calls mean the same process by a number.
+
+    Raises:
+        SourceError: /proc is that of another pid namespace, or not mounted.
+    """
+    try:
+        shown = os.readlink("/proc/self")
+    except OSError as error:
+        raise SourceError("/proc is not mounted here: mount -t proc proc /proc") from error
+    if shown != str(os.getpid()):
+        raise SourceError(
+            "/proc shows the process ids of another pid namespace than this process is in; mount"
+            " it anew, as unshare --mount-proc does"
+        )
+
+
 def process_error(error: OSError, pid: int) -> SourceError:
     """Return the error that an OSError about a process stands for."""
     if isinstance(error, PermissionError):
         return access_error(pid, os.path.basename(str(error.filename or "")))
     if isinstance(error, (ProcessLookupError, FileNotFoundError)):
+        try:
+            check_proc()
+        except SourceError as of_proc:
+            return of_proc
         hidden = _hidden(pid)
         return hidden or SourceError(f"no process has the pid {pid}")
     return SourceError(f"process {pid}: {error.strerror}")

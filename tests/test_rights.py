@@ -169,6 +169,26 @@ def test_a_process_outside_of_the_user_namespace():
     assert "CAP_SYS_PTRACE" not in line
 
 
+@pytest.mark.parametrize(
+    ("prefix", "words"),
+    [
+        (["unshare", "--pid", "--fork"], "ids of another pid namespace"),
+        (["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"],
+         "/proc is not mounted here"),
+    ],
+)  # fmt: skip
+def test_a_proc_that_is_not_ours_is_named_and_no_process_denied(prefix, words):
+    """By a number of it, system calls may find another process."""
+    with rights_table.subject([]) as (pid, *_):
+        command = [*prefix, sys.executable, "-c", "from pysampler.cli import main; main()"]
+        done = subprocess.run(
+            [*command, "sample", "--pid", pid, "--calc-time", "50ms", "-o", "/dev/null"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert words in done.stderr
+        assert "no process" not in done.stderr
+
+
 def test_a_process_that_has_ended_is_no_question_of_rights():
     with rights_table.subject([]) as (pid, *_):
         pass

@@ -16,6 +16,7 @@ from pysampler.errors import SourceError
 from pysampler.printable import encodable, printable
 from pysampler.ramblock import MIN_USED_LENGTH, FileMemory, ProcessMemory, RAMBlock
 from pysampler.reader import open_reader
+from pysampler.reader.opened import Opened
 from pysampler.sampler import PAGE_SIZE
 from pysampler.units import format_size
 
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List the RAMBlocks."""
-    rows = [_row(block) for block in blocks_of(args)]
+    with closing(Opened()) as opened:
+        rows = [_row(block, opened) for block in blocks_of(args)]
     if args.json:
         put(json.dumps({"blocks": rows}, indent=2))
         return 0
@@ -52,13 +54,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _row(block: RAMBlock) -> dict[str, Any]:
+def _row(block: RAMBlock, opened: Opened) -> dict[str, Any]:
     access, why_not = None, None
     if block.used_length < MIN_USED_LENGTH:
         why_not = "skipped, shorter than 128 KiB"
     else:
         try:
-            with closing(open_reader(block, PAGE_SIZE)) as reader:
+            with closing(open_reader(block, PAGE_SIZE, opened)) as reader:
                 access = reader.access
         except SourceError as error:
             why_not = str(error)

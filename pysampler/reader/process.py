@@ -13,7 +13,7 @@ from pysampler import core
 from pysampler.core import PageState
 from pysampler.errors import SourceError
 from pysampler.reader.address_space import AddressSpace
-from pysampler.rights import process_error
+from pysampler.rights import check_proc, process_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -166,6 +166,7 @@ class ProcessReader:
 
 def _check_rights(pid: int, page_size: int) -> None:
     """Raise SourceError when memory of a process may not be read, though its pagemap may."""
+    check_proc()
     nothing = np.zeros(1, dtype=np.uint64)
     try:
         # Nothing is at address 0; the kernel tells first whether we may read the process.

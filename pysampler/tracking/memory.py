@@ -12,7 +12,7 @@ from pysampler import core
 from pysampler.core import HOST_PAGE_SIZE, Range
 from pysampler.errors import FaultError, SourceError
 from pysampler.ramblock import MIN_USED_LENGTH, BufferMemory, FileMemory, RAMBlock
-from pysampler.rights import process_error
+from pysampler.rights import check_proc, process_error
 from pysampler.source.maps import Mapping, is_mapped, read_maps
 from pysampler.tracking.pages import block_details
 from pysampler.tracking.room import BYTES_PER_PAGE_TRACKED, check_room
@@ -59,7 +59,7 @@ class TrackedMemory:
         self._pid = pid
         self.n_total_pages = sum(block.used_length // 4096 for block in self.blocks)
         check_room(self.n_total_pages * BYTES_PER_PAGE_TRACKED + extra, self.n_total_pages)
-        _check_proc()
+        check_proc()
         try:
             mappings = read_maps(pid)
         except OSError as error:
@@ -116,15 +116,6 @@ class TrackedMemory:
                 raise FaultError(
                     f"RAMBlock {block.idstr}: process {self._pid} {why}", idstr=block.idstr
                 )
-
-
-def _check_proc() -> None:
-    """Make sure that /proc and we mean the same process by a number."""
-    if os.readlink("/proc/self") != str(os.getpid()):
-        raise SourceError(
-            "/proc shows the process ids of another pid namespace than this process is in; mount"
-            " it anew, as unshare --mount-proc does"
-        )
 
 
 def _ranges_of(
