@@ -175,12 +175,9 @@ def _may_be(memory: SaidMemory, mapping: Mapping) -> bool:
     name = os.path.basename(mapping.name.removesuffix(" (deleted)"))
     if memory.kind == "file":
         made = _MADE_FILE.fullmatch(name)
-        is_it = (
-            made[1] == memory.idstr.replace("/", "_")
-            if made
-            else (name == os.path.basename(memory.path) and mapping.offset == memory.offset)
-        )
-        return is_it and mapping.inode != (0, 0)
+        is_made = made is not None and made[1] == memory.idstr.replace("/", "_")
+        is_given = name == os.path.basename(memory.path) and mapping.offset == memory.offset
+        return (is_made or is_given) and mapping.inode != (0, 0)
     if memory.kind == "memfd":
         return mapping.name.startswith("/memfd:") and name.removeprefix("memfd:") == _MEMFD
     if memory.kind == "shm":
@@ -197,33 +194,30 @@ def _candidates(mappings: list[Mapping]) -> list[Mapping]:
     """Return what may be a RAMBlock, in the order in which QEMU is likely to have made it."""
     flagged = _have_flags(mappings)
     programs = {m.inode for m in mappings if m.executable}
-    of_files: dict[tuple[object, ...], Mapping] = {}
-    last: Mapping | None = None
+    of_files: list[Mapping] = []
     for mapping in mappings:
         if mapping.inode == (0, 0) or mapping.inode in programs or not mapping.accessible:
             continue
         if flagged and not _is_flagged(mapping):
             continue
+        last = of_files[-1] if of_files else None
         if (
             last is not None
             and (last.end, last.inode, last.shared)
             == (mapping.start, mapping.inode, mapping.shared)
             and mapping.offset == last.offset + last.length
         ):  # a policy or advice for a part has split it
-            last = replace(last, end=mapping.end)
+            of_files[-1] = replace(last, end=mapping.end)
         else:
-            last = mapping
-        # A file that is mapped twice is one block.
-        key = (last.inode, last.offset)
-        if last.length > (of_files[key].length if key in of_files else 0):
-            of_files[key] = last
+            of_files.append(mapping)
     runs = _flagged_runs(mappings) if flagged else _guarded_runs(mappings)
     private = [replace(_ram_of(run, flagged=flagged), end=run[-1].end) for run in runs]
     return [
         *sorted(
             (m for m in private if m.start % _ALIGNMENT == 0 or flagged), key=lambda m: -m.start
         ),
-        *sorted(of_files.values(), key=lambda m: (m.inode[1], m.offset)),
+        # Of one file that is mapped twice, each is a RAMBlock.
+        *sorted(of_files, key=lambda m: (m.inode[1], m.offset, -m.start)),
     ]
 
 

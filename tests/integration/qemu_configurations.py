@@ -133,6 +133,13 @@ CONFIGURATIONS = {
         numa("memory-backend-file,share=on,mem-path=FOLDER", [64, 64])
     ),
     "private files": Configuration(numa("memory-backend-file,mem-path=FOLDER", [64, 64])),
+    "two private of one file": Configuration(
+        numa("memory-backend-file,mem-path=FOLDER/template", [64, 64])
+    ),
+    "a file named as QEMU names its own": row(
+        "-M q35,memory-backend=f -m 64M -object memory-backend-file,id=f,size=64M,share=on,"
+        "mem-path=FOLDER/qemu_back_mem.x.abc"
+    ),
     "a file by name": row(
         "-M q35,memory-backend=f -m 64M"
         " -object memory-backend-file,id=f,size=64M,mem-path=FOLDER/a,,b,share=on"
@@ -169,6 +176,12 @@ CONFIGURATIONS = {
     "ivshmem": row(
         "-m 96 -object memory-backend-file,id=i,mem-path=FOLDER/i,size=32M,share=on"
         " -device ivshmem-plain,memdev=i"
+    ),
+    "ivshmem, two of one file": row(
+        "-m 96M -object memory-backend-file,id=i,mem-path=FOLDER/i,size=32M,share=on"
+        " -device ivshmem-plain,memdev=i"
+        " -object memory-backend-file,id=j,mem-path=FOLDER/i,size=32M,share=on"
+        " -device ivshmem-plain,memdev=j"
     ),
     # Plugged in later.
     "a DIMM plugged in": row(ROOM, then=plug("d", "ram", 256), n_unnamed=1),

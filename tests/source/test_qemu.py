@@ -320,6 +320,15 @@ def test_a_file_that_two_backends_share_is_told_apart_by_offset():
     assert found(command, [*OTHERS, *parts]) == [("a", 1000, 64), ("b", 0, 64)]
 
 
+@pytest.mark.parametrize("rights", ["rw-p", "rw-s"])
+def test_two_backends_of_one_file_are_two_blocks(rights):
+    maps = [mapping(BASE + at * MIB, 64 * MIB, rights, 5, "/template") for at in (0, 1000)]
+    command = "-nodefaults -numa node,memdev=a -numa node,memdev=b" + "".join(
+        f" -object memory-backend-file,id={name},size=64M,mem-path=/template" for name in "ab"
+    )
+    assert found(command, [*OTHERS, *maps]) == [("a", 1000, 64), ("b", 0, 64)]
+
+
 def test_what_command_line_and_mappings_do_not_agree_on_is_said():
     said = said_memory(["qemu", "-m", "512", "-nodefaults"], "qemu-system-x86_64")
     assert list(match_guest_ram(said, sorted(ram(0, 512), key=lambda m: m.start)).remarks()) == []
