@@ -60,11 +60,11 @@ _VIDEO_RAM = {
     "bochs-display": [("bochs-display-vram", 16, {"vgamem": 1})],
     "qxl-vga": [
         ("vga.vram", 64, {"ram_size": 1, "ram_size_mb": MIB}),
-        ("qxl.vram", 64, {"vram_size": 1, "vram64_size_mb": MIB}),
+        ("qxl.vram", 64, {"vram_size": 1, "vram_size_mb": MIB, "vram64_size_mb": MIB}),
     ],
     "qxl": [
         ("qxl.vgavram", 64, {"ram_size": 1, "ram_size_mb": MIB}),
-        ("qxl.vram", 64, {"vram_size": 1, "vram64_size_mb": MIB}),
+        ("qxl.vram", 64, {"vram_size": 1, "vram_size_mb": MIB, "vram64_size_mb": MIB}),
     ],
 }
 
@@ -169,7 +169,7 @@ def _video(options: list[Option]) -> Iterator[SaidMemory]:
         }
         for idstr, mib, properties in _VIDEO_RAM.get(device.get("driver", ""), []):
             said = [_size(device[key], unit) for key, unit in properties.items() if key in device]
-            yield SaidMemory(idstr, said[0] if said else mib * MIB, is_video=True)
+            yield SaidMemory(idstr, max(said, default=mib * MIB), is_video=True)
 
 
 def _set_apart(

@@ -52,7 +52,7 @@ def as_qemu_says(
         remarks.append(f"not found in its memory, though QEMU has it: {', '.join(missing[:8])}")
     if left:
         others = ", ".join(f"{name} ({format_size(m.length)})" for name, m in left[:8])
-        remarks.append(f"not sampled, since it is no RAMBlock of QEMU's: {others}")
+        remarks.append(f"not sampled, since it is no RAMBlock that QEMU migrates: {others}")
     return blocks, remarks
 
 

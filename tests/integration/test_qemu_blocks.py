@@ -132,7 +132,9 @@ def test_what_only_the_monitor_knows_is_told_from_what_was_found(folder):
         assert {block.idstr for block in find_blocks(qemu.pid)} == {"pc.ram", "spare"}
         found = find_ram(qemu.pid, f"{folder}/asked")
         assert [block.idstr for block in found.blocks] == ["pc.ram"]
-        assert found.remarks == ["not sampled, since it is no RAMBlock of QEMU's: spare (32 MiB)"]
+        assert found.remarks == [
+            "not sampled, since it is no RAMBlock that QEMU migrates: spare (32 MiB)"
+        ]
 
 
 def test_the_command_says_both_sums_and_what_is_not_explained(folder):

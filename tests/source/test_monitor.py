@@ -181,4 +181,4 @@ def test_lengths_tell_where_addresses_are_not_told():
     told = [ToldBlock("dimm", 32 * MIB, None), ToldBlock("a", 64 * MIB, None)]
     blocks, remarks = as_qemu_says(told, found, [m for _, m in found])
     assert {(name, m.start) for name, m in blocks} == {("a", 1 << 40), ("dimm", 1 << 41)}
-    assert remarks == ["not sampled, since it is no RAMBlock of QEMU's: x (16 MiB)"]
+    assert remarks == ["not sampled, since it is no RAMBlock that QEMU migrates: x (16 MiB)"]

@@ -198,6 +198,7 @@ def test_sizes_are_read_as_qemu_reads_them(words, mib):
         ("-device VGA,vgamem_mb=64 -global VGA.vgamem_mb=32", [64]),
         ("-device VGA -global driver=VGA,property=vgamem_mb,value=32", [32]),
         ("-device qxl -global qxl.ram_size=33554432 -global qxl.vram_size=16777216", [32, 16]),
+        ("-device qxl,vram_size=16777216,vram_size_mb=32,vram64_size_mb=0", [64, 32]),
         ("-device VGA -global VGA -global =1 -global VGA.=3 -set device. -set v -set", [16]),
     ],
 )
