@@ -114,6 +114,8 @@ def _qemu_reply(reply: dict[str, Any], *, unfinished: bool) -> tuple[int, int]:
 
 
 def _whole(key: str, value: object) -> int:
+    if value is None:
+        raise FormatError(f"{key}: missing")
     if key == "dirty-rate" and value == -1:
         raise FormatError("dirty-rate: '-1', so QEMU's measurement failed; start it again")
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 50:

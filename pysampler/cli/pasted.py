@@ -29,7 +29,7 @@ _HMP = re.compile(
     r"[ \t]*([^\r\n]{0,80})",
     re.MULTILINE,
 )
-_HMP_ERROR = re.compile(r"^Error: ([^\r\n]{1,200})", re.MULTILINE)
+_REFUSED = re.compile(r"^[ \t]*([Ee])rror: ([^\r\n]{1,200})", re.MULTILINE)  # HMP's; virsh's
 _DOMAIN = re.compile(r"^[ \t]*Domain: '?([^'\r\n]{1,200})", re.MULTILINE)
 _DOMSTATS = re.compile(r"^[ \t]*dirtyrate\.([a-z_.0-9]{1,60})=([^\r\n]{0,80})", re.MULTILINE)
 _STATUS_OF_LIBVIRT = {"0": "unstarted", "1": "measuring", "2": "measured"}
@@ -82,10 +82,8 @@ def _is_vector(value: object) -> bool:
 
 
 def _is_reply(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and "calc-time" in value
-        and ("dirty-rate" in value or "status" in value)
+    return isinstance(value, dict) and (
+        "dirty-rate" in value or {"status", "calc-time"} <= value.keys()
     )
 
 
@@ -121,8 +119,11 @@ def _values(text: str) -> list[Any]:
     values = _of_text(text)
     if values:
         return values
-    if _HMP_ERROR.search(text):
-        raise FormatError(f"no measurement: QEMU refused: {_quoted(_HMP_ERROR.findall(text)[-1])}")
+    refused = _REFUSED.findall(text)
+    if refused:
+        letter, said = refused[-1]
+        who = "QEMU" if letter == "E" else "virsh"
+        raise FormatError(f"no measurement: {who} refused: {_quoted(said)}")
     if "Start to calculate domain's memory dirty rate" in text:
         raise FormatError(
             "virsh domdirtyrate-calc only starts a measurement; `virsh domstats --dirtyrate DOMAIN`"
@@ -140,9 +141,10 @@ def _of_text(text: str) -> list[Any]:
 
 def _without_envelope(value: object) -> list[Any]:
     """Return the content of a reply; of HMP's text in it, what that says."""
-    if isinstance(value, dict) and "return" in value and "periods" not in value:
-        said = value["return"]
-        return (_of_text(said) or [said]) if isinstance(said, str) else [said]
+    while isinstance(value, dict) and "return" in value and "periods" not in value:
+        value = value["return"]
+        if isinstance(value, str):
+            return _of_text(value) or [value]
     return [value]
 
 
@@ -156,38 +158,41 @@ _DECODER = json.JSONDecoder(parse_int=_whole)
 
 
 def _json_values(text: str) -> Iterator[object]:
-    """Yield the JSON objects and arrays that begin a line, or stand on one."""
+    """Yield the JSON objects that begin a line, or stand on one."""
     at, n_values = 0, 0
-    while at < len(text):
+    while (brace := text.find("{", at)) >= 0:
+        at = max(at, text.rfind("\n", at, brace) + 1)  # lines without any say nothing
         start = cast("re.Match[str]", _PROMPT.match(text, at)).end()
         end = text.find("\n", start)
         end = len(text) if end < 0 else end
-        if text[start : start + 1] in ("{", "["):
+        if text[start : start + 1] == "{":
             try:
                 value, at = _DECODER.raw_decode(text, start)
             except (ValueError, RecursionError) as error:
                 line = f"line {text.count(chr(10), 0, start) + 1}: " if n_values else ""
                 raise FormatError(f"not JSON: {line}{_one_line(error)}") from None
+            values = [value]
         else:
-            # A prompt, a command of the shell, a log's line around a reply.
-            value, at = _within(text[start:end]), end + 1
-            if value is None:
-                continue
-        n_values += 1
+            # A prompt, a command of the shell, a log's line around a reply, an array's bracket.
+            values, at = _within(text[start:end]), end + 1
+        n_values += len(values)
         if n_values > _MOST_VALUES:
             raise FormatError(f"more than {_MOST_VALUES} values, so not a session")
-        yield value
+        yield from values
 
 
-def _within(line: str) -> object:
-    """Return the object within a line of other text; None where there is none."""
+def _within(line: str) -> list[object]:
+    """Return the objects within a line of other text."""
+    found: list[object] = []
     start = line.find("{")
-    if start < 0:
-        return None
-    try:
-        return cast("object", _DECODER.raw_decode(line, start)[0])
-    except (ValueError, RecursionError):
-        return None
+    while start >= 0 and len(found) <= _MOST_VALUES:
+        try:
+            value, end = _DECODER.raw_decode(line, start)
+        except (ValueError, RecursionError):
+            break
+        found.append(value)
+        start = line.find("{", end)
+    return found
 
 
 def _hmp(text: str) -> list[Any]:
@@ -200,6 +205,7 @@ def _hmp(text: str) -> list[Any]:
             reply, number = replies[-1], re.match(r"-?\d{1,18}\b", said)
             if key == "Period" and number:
                 reply["calc-time"] = int(number[0])
+                reply["calc-time-unit"] = "millisecond" if "(ms)" in said else "second"
             elif key == "Mode":
                 reply["mode"] = said.strip()
             elif key == "Dirty rate" and number:

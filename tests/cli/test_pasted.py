@@ -96,6 +96,17 @@ SESSIONS = {
     "hmp, twice": "(qemu) info dirty_rate\n" + HMP.format(5) + "(qemu) " + HMP.format(98),
     "hmp, dos": HMP.format(98).replace("\n", "\r\n"),
     "hmp, ring": RING,
+    "hmp, as it is after calc_dirty_rate": (
+        "(qemu) calc_dirty_rate 1\r\nStarting dirty rate measurement with period 1 seconds\r\n"
+        "[Please use 'info dirty_rate' to check results]\r\n(qemu) info dirty_rate\r\n"
+        + HMP.format(98)
+    ),
+    "hmp, in milliseconds": HMP.format(98).replace("1 (sec)", "1000 (ms)"),
+    "a prompt in brackets": "[root@host ~]# virsh qemu-monitor-command vm0 '{}'\n" + reply(98),
+    "an array": f"[{reply(5)}, {reply(98)}]",
+    "a pretty array": json.dumps([json.loads(reply(5)), json.loads(reply(98))], indent=2),
+    "two on a log's line": f"log: {reply(5)} {reply(98)}",
+    "an envelope in another": f'{{"return": {reply(98)}}}',
     "hmp over qmp": json.dumps({"return": HMP.format(98).replace("\n", "\r\n")}),
     "virsh": VIRSH,
     "virsh, ring": VIRSH_RING,
@@ -164,7 +175,9 @@ def test_the_last_vector_of_a_session_counts(run, verb):
         (VIRSH.replace("=2", "=9"), "status: '9'"),
         (VIRSH + VIRSH.replace("vm0", "vm1"), "2 domains (vm0, vm1)"),
         ("Start to calculate domain's memory dirty rate successfully.\n", "only starts a measurement"),
-        (HMP.format("(not ready)"), "dirty-rate: 'None'"),
+        (HMP.format("(not ready)"), "dirty-rate: missing"),
+        ('{"dirty-rate": 98}', "calc-time: missing"),
+        ("error: Failed to get domain 'x'\nerror: Domain not found\n", "virsh refused: 'Domain not"),
         (reply(98).replace("98", "9" * 5000), "a number of 5000 digits"),
         ("[" * 100_000, "not JSON"),
         ('{"a":' * 100_000, "not JSON"),
@@ -192,7 +205,8 @@ def test_what_tells_nothing_is_one_line_with_the_reason(run, text, said):
 
 
 @pytest.mark.parametrize(
-    "filler", ["\n", " ", "\t", "(", "(qemu) ", "-> ", "Status: ", '{"a":', "x {"]
+    "filler",
+    ["\n", " ", "\t", "(", "(qemu) ", "-> ", "Status: ", "[\n", '["x\n', "error: ", '{"a":', "x {"],
 )
 def test_a_long_text_of_one_kind_is_refused_and_not_searched_for_ever(filler):
     text = "x" + filler * (4_000_000 // len(filler))
