@@ -389,30 +389,6 @@ def fitter_of(counts: Counts, basis: Basis) -> Fitter:
     return Fitter(basis, counts.weights(expected), few=few)
 
 
-class Choice(NamedTuple):
-    """How the vectors of one guest are fitted.
-
-    Attributes:
-        fitter: the simplest that explains the vector, or that of a steady guest where none does.
-        explains: whether it does; else the points are joined by lines.
-    """
-
-    fitter: Fitter
-    explains: bool
-
-
-def choose_fitter(counts: Counts) -> Choice:
-    """Return the simplest fitter that explains the vector."""
-    freedom = max(1, len(counts.seconds) - 2)
-    steady = fitter_of(counts, Basis(counts.seconds))
-    if _explained(steady.fit(counts.increments, counts.limit)[1], freedom):
-        return Choice(steady, explains=True)
-    bursty = _best_burst(counts)
-    if _explained(bursty.chi2, max(1, freedom - 3)):
-        return Choice(bursty.fitter, explains=True)
-    return Choice(steady, explains=False)
-
-
 class _Tried(NamedTuple):
     """A burst that was tried."""
 
@@ -422,23 +398,63 @@ class _Tried(NamedTuple):
     fitter: Fitter
 
 
-def _best_burst(counts: Counts) -> _Tried:
-    """Return the burst that explains the vector best."""
+class Choice(NamedTuple):
+    """How the vectors of one guest are fitted.
+
+    Attributes:
+        fitter: the simplest that explains the vector, or that of a steady guest where none does.
+        explains: whether it does; else the points are joined by lines.
+        bursts: all that were tried, where bursts explain it.
+    """
+
+    fitter: Fitter
+    explains: bool
+    bursts: tuple[_Tried, ...] = ()
+
+    def drawn(self, rng: np.random.Generator) -> Fitter:
+        """Return the fitter of one of the bursts that explain the vector, the likelier more often.
+
+        Few dirty samples do not tell one burst from another.
+        """
+        if not self.bursts:
+            return self.fitter
+        # A cost is -2 log likelihood: the least of costs less Gumbel's noise is a draw from that.
+        costs = np.array([tried.cost for tried in self.bursts])
+        return self.bursts[int(np.argmin(costs - 2 * rng.gumbel(size=len(costs))))].fitter
+
+
+def choose_fitter(counts: Counts) -> Choice:
+    """Return the simplest fitter that explains the vector."""
+    freedom = max(1, len(counts.seconds) - 2)
+    steady = fitter_of(counts, Basis(counts.seconds))
+    if _explained(steady.fit(counts.increments, counts.limit)[1], freedom):
+        return Choice(steady, explains=True)
+    bursts = _bursts(counts)
+    best = min(bursts, key=_cost)
+    if _explained(best.chi2, max(1, freedom - 3)):
+        return Choice(best.fitter, explains=True, bursts=bursts)
+    return Choice(steady, explains=False)
+
+
+def _bursts(counts: Counts) -> tuple[_Tried, ...]:
+    """Return the bursts that were tried; the phases of those that explain the vector best finer."""
     coarse = []
     for period, share in itertools.product(_BURST_PERIODS_S, _BURST_SHARES):
         phases = np.arange(_BURST_PHASES) / _BURST_PHASES * period
-        coarse.append(_best_phase(counts, period, share * period, phases))
+        coarse.append(_tried(counts, period, share * period, phases))
+    coarse.sort(key=lambda tried: min(map(_cost, tried)))
     # A strong writer shows its phase more finely than that, and from the wrong one it may look like
     # another's burst.
     finer = []
-    for _, _, burst, _ in sorted(coarse, key=_cost)[:_BURST_FINALISTS]:
+    for tried in coarse[:_BURST_FINALISTS]:
+        burst = min(tried, key=_cost).burst
         step = burst.period_s / _BURST_PHASES
         phases = (burst.phase_s + np.linspace(-1, 1, 17) * step) % burst.period_s
-        finer.append(_best_phase(counts, burst.period_s, burst.on_s, phases))
-    return min(finer, key=_cost)
+        finer.append(_tried(counts, burst.period_s, burst.on_s, phases))
+    return tuple(itertools.chain(*finer, *coarse[_BURST_FINALISTS:]))
 
 
-def _best_phase(counts: Counts, period: float, on: float, phases: FloatArray) -> _Tried:
+def _tried(counts: Counts, period: float, on: float, phases: FloatArray) -> list[_Tried]:
     found = []
     for phase in phases:
         burst = Burst(period, on, float(phase))
@@ -446,7 +462,7 @@ def _best_phase(counts: Counts, period: float, on: float, phases: FloatArray) ->
         masses, chi2 = fitter.fit(counts.increments, counts.limit)
         modes = len(fitter.basis.modes(masses, 1.0))
         found.append(_Tried(chi2 + modes * _COST_OF_A_MODE, chi2, burst, fitter))
-    return min(found, key=_cost)
+    return found
 
 
 def _cost(tried: _Tried) -> float:
@@ -459,21 +475,22 @@ def fit_curve(counts: Counts, choice: Choice, rng: np.random.Generator | None = 
     Args:
         counts: the vector's numbers.
         choice: from `choose_fitter`.
-        rng: where one mode explains the vector, draw its rate from all that do so; None: take
-            the best.
+        rng: where one mode explains the vector, draw its rate from all that do so, and a burst
+            likewise; None: take the best.
     """
     nonzero = counts.limit * counts.scale
     zero = max(0.0, counts.sampled * counts.scale - nonzero)
-    # A cost is -2 log likelihood: the least of costs less Gumbel's noise is a draw from that.
-    luck = 0.0 if rng is None else 2 * rng.gumbel(size=len(choice.fitter.basis.rates))
-    masses, chi2 = choice.fitter.fit(counts.increments, counts.limit, luck)
+    fitter = choice.fitter if rng is None else choice.drawn(rng)
+    # As with bursts.
+    luck = 0.0 if rng is None else 2 * rng.gumbel(size=len(fitter.basis.rates))
+    masses, chi2 = fitter.fit(counts.increments, counts.limit, luck)
     if not choice.explains:
         freedom = max(1, len(counts.seconds) - 2)
         knots = _joined(counts, nonzero)
         return DirtyCurve((), None, *knots, nonzero, zero, chi2, freedom)
-    modes = choice.fitter.basis.modes(masses, counts.scale)
+    modes = fitter.basis.modes(masses, counts.scale)
     freedom = max(1, len(counts.seconds) - 2 * len(modes))
-    return DirtyCurve(modes, choice.fitter.basis.burst, (), (), nonzero, zero, chi2, freedom)
+    return DirtyCurve(modes, fitter.basis.burst, (), (), nonzero, zero, chi2, freedom)
 
 
 def _joined(counts: Counts, nonzero: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

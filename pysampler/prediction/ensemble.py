@@ -126,9 +126,10 @@ def assemble(
     # Evenly spread and then shuffled: the same as random, with less noise.
     guests["phase"] = rng.permutation(len(members)) / max(1, len(members))
     if curve.burst:
-        guests["burst_period_ms"] = curve.burst.period_s * 1000
-        guests["burst_on_ms"] = curve.burst.on_s * 1000
-        guests["burst_phase_ms"] = rng.permutation(guests["phase"]) * curve.burst.period_s * 1000
+        bursts = [member.burst or curve.burst for member in members]
+        guests["burst_period_ms"] = [burst.period_s * 1000 for burst in bursts]
+        guests["burst_on_ms"] = [burst.on_s * 1000 for burst in bursts]
+        guests["burst_phase_ms"] = rng.permutation(guests["phase"]) * guests["burst_period_ms"]
     # An idle host was seen to take 15 % more or less from one migration to the next.
     spread = (rng.permutation(len(members)) + 0.5) / max(1, len(members))
     guests["zero_page_factor"] = 0.85 + 0.3 * spread

@@ -82,6 +82,19 @@ def test_bursts_hold_missed_pages_as_well():
     assert max(len(one.modes) for one in ensemble.members) > len(ensemble.curve.modes)
 
 
+@pytest.mark.parametrize(("pages", "sampled", "several"), [(80, 2048, True), (3000, 32768, False)])
+def test_few_dirty_samples_do_not_tell_one_burst_from_another(pages, sampled, several):
+    active = np.floor(SECONDS) * 0.5 + np.minimum(SECONDS % 1, 0.5)
+    expected = np.diff(pages * (1 - np.exp(-active / 2)), prepend=0.0)
+    dirty = np.cumsum(np.random.default_rng(0).poisson(expected))
+    ensemble = build_ensemble(with_dirty(dirty, n_sampled_pages=sampled), 100, seed=0)
+    assert "in bursts" in ensemble.curve.quality
+    bursts = {member.burst for member in ensemble.members}
+    assert (len(bursts) > 5) == several
+    lengths = {1000 * member.burst.on_s for member in ensemble.members}
+    assert set(ensemble.guests["burst_on_ms"]) == lengths
+
+
 def test_joined_points_hold_missed_pages_as_well():
     vector = with_dirty(8192 * np.repeat([0, 0.2, 0.45, 0.6], [3, 4, 4, 1]), n_sampled_pages=8192)
     counts = Counts.of(vector)
