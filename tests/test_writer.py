@@ -204,6 +204,40 @@ def test_a_store_with_a_second_name_or_where_anybody_writes_is_refused(tmp_path)
         Store(str(path))
 
 
+def test_a_store_is_refused_where_its_journal_could_be_another_users(sticky):
+    # SQLite would take one that appears later for its own, and remove what it names.
+    with pytest.raises(PysamplerError, match="anybody can write in its folder"):
+        Store(str(sticky / "s"))
+    assert os.listdir(sticky) == []
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("mode", "owner", "group", "why"),
+    [
+        (0o775, 0, 50, r"a group of users \(gid 50\) can write in"),
+        (0o777, 0, 0, "anybody can write in"),
+        (0o755, OTHER, 0, r"belongs to another user|another user \(uid 65534\)"),
+    ],
+)
+@pytest.mark.parametrize("inner", [".", "ours", "ours/deeper"])
+def test_a_store_is_refused_below_a_folder_that_others_can_change(
+    tmp_path, mode, owner, group, why, inner
+):
+    outer = tmp_path / "outer"
+    (outer / inner).mkdir(parents=True)
+    os.chown(outer, owner, group)
+    outer.chmod(mode)
+    with pytest.raises(PysamplerError, match=why) as error:
+        Store(str(outer / inner / "s"))
+    assert ("a folder above it" in str(error.value)) == (inner != ".")
+    assert not (outer / inner / "s").exists()
+
+
+def test_a_store_in_a_folder_of_ours_below_a_sticky_one_works(sticky):
+    Store(str(sticky / "ours" / "s")).close()
+
+
 def test_a_store_whose_name_is_strange_works(tmp_path):
     path = tmp_path / "a?b=1#%41 &mode=ro"
     with closing(Store(str(path))) as store:

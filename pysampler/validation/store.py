@@ -174,22 +174,53 @@ class Store:
 
 
 def _refuse_what_others_can_change(folder: int, name: str, path: str) -> None:
-    """Refuse a file that is another user's, or would be in a folder that another can change.
+    """Refuse a file that is another user's, or is where another can put something.
 
-    SQLite writes in place, and takes a journal beside the file for its own.
+    SQLite writes in place. It takes a journal beside the file for its own, whenever it appears,
+    and removes a file that the journal names. And it goes by names: nobody may exchange a folder.
     """
-    status = os.fstat(folder)
-    if not is_trusted(status.st_uid):
-        raise PysamplerError(
-            f"cannot use {path} as a store: its folder belongs to another user"
-            f" (uid {status.st_uid}); name a file in a folder of yours with --store"
-        )
-    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-        raise PysamplerError(
-            f"cannot use {path} as a store: anybody can write in its folder; name a file in a"
-            " folder of yours with --store"
-        )
     for suffix in ("", "-journal", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             beside = os.stat(name + suffix, dir_fd=folder, follow_symlinks=False)
             refuse_others(beside, path + suffix)
+    for n_above, status in enumerate(_folders_up_from(folder)):
+        which = "a folder above it" if n_above else "its folder"
+        why = ""
+        if not is_trusted(status.st_uid):
+            why = f"{which} belongs to another user (uid {status.st_uid})"
+        elif _others_can_change(status, sticky_helps=n_above > 0):
+            why = f"anybody can write in {which}"
+            if not status.st_mode & stat.S_IWOTH:
+                why = f"a group of users (gid {status.st_gid}) can write in {which}"
+        if why:
+            raise PysamplerError(
+                f"cannot use {path} as a store: {why}; name a file in a folder of yours with"
+                " --store"
+            )
+
+
+def _folders_up_from(folder: int) -> Iterator[os.stat_result]:
+    """Yield the status of a folder, and of each above it."""
+    fd = os.dup(folder)
+    try:
+        below = None
+        while below is None or not os.path.samestat(below, os.fstat(fd)):
+            below = os.fstat(fd)
+            yield below
+            child, fd = fd, os.open("..", os.O_PATH | os.O_CLOEXEC, dir_fd=fd)
+            os.close(child)
+    finally:
+        os.close(fd)
+
+
+def _others_can_change(status: os.stat_result, *, sticky_helps: bool) -> bool:
+    """Return whether other users can put something into a folder.
+
+    Args:
+        status: of the folder.
+        sticky_helps: whether it is enough that they cannot exchange what is there.
+    """
+    if sticky_helps and status.st_mode & stat.S_ISVTX:
+        return False
+    of_group = status.st_mode & stat.S_IWGRP and status.st_gid not in {os.getegid(), 0}
+    return bool(status.st_mode & stat.S_IWOTH or of_group)
