@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pysampler import core
 from pysampler.core import Range
+from pysampler.tracking.dirty_ring import own_thread_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +36,7 @@ class HeldVcpus:
     def __init__(self, guest: Guest, offered: Sequence[int]) -> None:
         self._guest = guest
         self._offered = offered
+        self._wchans = _wchans()
         # By thread id: since when a vCPU has waited in one write, and how many it had done.
         self._held: dict[int, tuple[float, int]] = {}
 
@@ -42,7 +45,7 @@ class HeldVcpus:
         now = time.monotonic()
         held = {}
         for thread_id, writes in self._guest.progress():
-            if _waiting_place(thread_id) == _WAITS_FOR_A_TRACKER:
+            if _waiting_place(self._wchans.get(thread_id)) == _WAITS_FOR_A_TRACKER:
                 since, before = self._held.get(thread_id, (now, writes))
                 held[thread_id] = (since if before == writes else now, writes)
         self._held = held
@@ -57,9 +60,25 @@ class HeldVcpus:
                     core.uffd_unregister(fd, Range(block.address, block.length, first_bit=0))
 
 
-def _waiting_place(thread_id: int) -> str:
+def _wchans() -> dict[int, str]:
+    """Return by thread id the file of each thread of ours that tells where it waits.
+
+    /proc may be another pid namespace's, and then its numbers are not ours.
+    """
+    found = {}
+    with suppress(OSError):  # no /proc
+        for number in os.listdir("/proc/self/task"):
+            folder = f"/proc/self/task/{number}"
+            with suppress(OSError):  # it has ended
+                found[own_thread_id(folder)] = f"{folder}/wchan"
+    return found
+
+
+def _waiting_place(wchan: str | None) -> str:
+    if wchan is None:
+        return ""
     try:
-        with open(f"/proc/self/task/{thread_id}/wchan", encoding="ascii") as wchan:
-            return wchan.read()
-    except OSError:  # another pid namespace's /proc, or none
+        with open(wchan, encoding="ascii") as file:
+            return file.read()
+    except OSError:
         return ""

@@ -56,7 +56,7 @@ def vcpu_threads(pid: int) -> dict[int, int]:
                 with open(f"{folder}/comm", encoding="ascii", errors="replace") as comm:
                     name = _VCPU_THREAD.match(comm.read())
                 if name:
-                    vcpus[int(name[1])] = _own_id(f"{folder}/status")
+                    vcpus[int(name[1])] = own_thread_id(folder)
     except OSError as error:
         raise process_error(error, pid) from error
     if not vcpus:
@@ -67,9 +67,16 @@ def vcpu_threads(pid: int) -> dict[int, int]:
     return dict(sorted(vcpus.items()))
 
 
-def _own_id(status: str) -> int:
-    """Return a thread's id in the innermost of the pid namespaces that it is in."""
-    with open(status, encoding="ascii", errors="replace") as file:
+def own_thread_id(folder: str) -> int:
+    """Return a thread's id in the innermost of the pid namespaces that it is in.
+
+    Args:
+        folder: the thread's in /proc.
+
+    Raises:
+        OSError: it has ended.
+    """
+    with open(f"{folder}/status", encoding="ascii", errors="replace") as file:
         return next(int(line.split()[-1]) for line in file if line.startswith("NSpid:"))
 
 

@@ -19,19 +19,31 @@ from pysampler.tracking import DirtyRing, vcpu_threads
 pytestmark = pytest.mark.usefixtures("needs_dirty_ring")
 
 
+def children(pid):
+    return [
+        int(child)
+        for of_thread in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in of_thread.read_text().split()
+    ]
+
+
 @contextmanager
-def guest(socket_path):
+def guest(socket_path, before=()):
+    """Run a guest; `before` starts it in another way. Its `guest_pid` is the one of our /proc."""
     words = ["--memory=8M", "--workload=sweep:wps=100k", f"--qmp=unix:{socket_path}"]
     with subprocess.Popen(
-        [sys.executable, "-m", "pysampler", "guest", *words],
+        [*before, sys.executable, "-m", "pysampler", "guest", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         try:
             process.ready = json.loads(process.stdout.readline())
+            (process.guest_pid,) = children(process.pid) if before else [process.pid]
             yield process
         finally:
+            for pid in children(process.pid):
+                os.kill(pid, signal.SIGKILL)
             process.kill()
 
 
@@ -131,23 +143,22 @@ time.sleep(600)
 """
 
 
-def guardian_of(pid):
-    (child,) = [
-        int(child)
-        for of_thread in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in of_thread.read_text().split()
-    ]
-    return child
+namespaces = pytest.param(
+    ["unshare", "-pf"],
+    marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root may make pid namespaces"),
+    id="another pid namespace's /proc",
+)
 
 
+@pytest.mark.parametrize("before", [pytest.param([], id=""), namespaces])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_it_lets_itself_go_where_tracker_and_cleanup_process_cannot(tmp_path, how):
-    with guest(tmp_path / "guest.sock") as process:
+def test_it_lets_itself_go_where_tracker_and_cleanup_process_cannot(tmp_path, how, before):
+    with guest(tmp_path / "guest.sock", before) as process:
         tracker = subprocess.Popen(
-            [sys.executable, "-c", TRACKER, str(process.pid)], stdout=subprocess.PIPE
+            [sys.executable, "-c", TRACKER, str(process.guest_pid)], stdout=subprocess.PIPE
         )
         assert tracker.stdout.readline() == b"tracking\n"
-        guardian = guardian_of(tracker.pid)
+        (guardian,) = children(tracker.pid)
         os.kill(tracker.pid, signal.SIGSTOP)
         os.kill(guardian, how)
         if how is signal.SIGKILL:
