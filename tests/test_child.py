@@ -134,6 +134,35 @@ def test_validate_and_its_guest_are_ours(tmp_path):
     assert {json.loads(line)["method"] for line in out.splitlines()} >= {"fast"}
 
 
+SETTINGS = {
+    "LaTeX on a text of theirs": b"text.usetex: True\ntext.latex.preamble: \\input{/etc/shadow}\n",
+    "no text": b"\xff\xfe\x00",
+    "no settings": b"axes.facecolor: no colour\n: :\n",
+}
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS, "a FIFO"])
+@pytest.mark.parametrize("verb", ["predict", "validate"])
+def test_matplotlibs_settings_are_not_taken_from_the_current_folder(trap, tmp_path, settings, verb):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("scipy")
+    if settings in SETTINGS:
+        (trap / "matplotlibrc").write_bytes(SETTINGS[settings])
+    else:  # to open it would be to wait for ever
+        os.mkfifo(trap / "matplotlibrc")
+    store = str(tmp_path / "s.sqlite")
+    vector = pysampler.sample(bytearray(8 << 20), calc_time="50ms", sample_pages=16384)
+    (tmp_path / "v.json").write_text(vector.to_json())
+    link = ("--bandwidth", "1Gbps", "--downtime", "1s")
+    words = {
+        "predict": (str(tmp_path / "v.json"), *link, "--plot", "p.png"),
+        "validate": ("--sizes", "64M", "--calc-times", "50ms", "--store", store, "-o", "report"),
+    }[verb]
+    status, _, error = run(child.module_command("pysampler", verb, *words))
+    assert status == 0, error
+    assert "matplotlib" not in error
+
+
 def test_a_child_has_the_same_copy_of_the_package_as_its_parent(tmp_path):
     ask = (
         "import subprocess, sys, pysampler; from pysampler import child\n"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pysampler.cli.output import Output
 from pysampler.cli.signals import EndingSignals
 from pysampler.errors import MissingFeatureError, UsageError
+from pysampler.figures import load_matplotlib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +56,7 @@ def _ending_of(path: str) -> str:
         raise UsageError(f"plot: {path!r} ends in none of {', '.join(_METADATA)}")
     if find_spec("matplotlib") is None:
         raise MissingFeatureError("a plot needs matplotlib: pip install pysampler[plot]")
+    load_matplotlib()
     return ending
 
 

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pysampler.errors import MissingFeatureError
+from pysampler.figures import load_matplotlib
 from pysampler.units import format_size
 from pysampler.validation.judgement import Judgement, at_the_assumed_rate, slower
 from pysampler.validation.plots import draw
@@ -41,7 +42,7 @@ _CAPTIONS = {
 
 
 def need_extras(*, report: bool) -> None:
-    """Refuse to measure for minutes what could not be judged or drawn then.
+    """Refuse to measure for minutes what could not be judged or drawn then; load what draws.
 
     Raises:
         MissingFeatureError: scipy, or for a report matplotlib, is not installed.
@@ -49,6 +50,8 @@ def need_extras(*, report: bool) -> None:
     for name in ("scipy", "matplotlib") if report else ("scipy",):
         if find_spec(name) is None:
             raise MissingFeatureError(f"needs {name}: pip install 'pysampler[validate]'")
+    if report:
+        load_matplotlib()
 
 
 def write_report(folder: str, rows: Sequence[Row], machine: dict[str, Any]) -> list[str]:
