@@ -274,6 +274,7 @@ enum ps_guardian {
     PS_GUARDIAN_BEAT = 'b',     /* we run; about every PS_GUARDIAN_BEAT_MS */
     PS_GUARDIAN_LET_GO = 'x',   /* give all memory back */
     PS_GUARDIAN_BEAT_MS = 250,
+    PS_GUARDIAN_LATE_MS = 4000, /* so late the guest may have let itself go, which it does after 5 s */
 };
 
 /* What may be asked of ps_ring_serve(). */

@@ -144,19 +144,23 @@ int64_t ps_uffd_page_size(int uffd, uint64_t address, uint64_t length, size_t pa
 
 enum { BEAT_MS = PS_GUARDIAN_BEAT_MS };
 
-/* Tell the guardian that we run. It lets the guest go when it hears nothing for too long. */
-static void beat(struct ps_ring_set *set)
+/* Tell the guardian that we run. It lets the guest go when it hears nothing for too long.
+ * Where it was stopped together with us, the guest may have let itself go: -EOWNERDEAD. */
+static int beat(struct ps_ring_set *set)
 {
     struct timespec t;
 
     if (set->guardian_fd < 0)
-        return;
+        return 0;
     clock_gettime(CLOCK_MONOTONIC, &t);
     const uint64_t now_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+    if (set->beat_ms != 0 && now_ms - set->beat_ms > PS_GUARDIAN_LATE_MS)
+        return -EOWNERDEAD;
     if (now_ms - set->beat_ms < BEAT_MS)
-        return;
+        return 0;
     set->beat_ms = now_ms;
     send(set->guardian_fd, &(char){PS_GUARDIAN_BEAT}, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return 0;
 }
 
 /* Whether the guardian has ended, or has let the guest go. It says nothing else. */
@@ -331,7 +335,9 @@ static int reset(struct ps_ring_set *set)
             const int error = protect_harvested(set, range, begin, end);
             if (error < 0)
                 return error;
-            beat(set);
+            const int late = beat(set);
+            if (late < 0)
+                return late;
         }
         if (n_bits < range->first_bit + n)
             n_bits = range->first_bit + n;
@@ -370,12 +376,15 @@ static int serve(struct ps_ring_set *set, int request_fd, int reply_fd)
             {.fd = set->n_waiting < set->max_waiting ? set->uffd : -1, .events = POLLIN},
             {.fd = set->guardian_fd, .events = POLLIN},
         };
-        beat(set);
         if (poll(polled, 3, set->guardian_fd < 0 ? -1 : BEAT_MS) < 0) {
             if (errno == EINTR)
                 continue;
             return -errno;
         }
+        /* Before anything is answered: after a stop it would be without what was not counted. */
+        const int late = beat(set);
+        if (late < 0)
+            return late;
         if ((polled[0].revents | polled[1].revents) & ~POLLIN)
             return -EBADF;
         if (polled[2].revents)

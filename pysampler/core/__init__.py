@@ -46,6 +46,7 @@ from pysampler.core.precopy import (
 from pysampler.core.seam import BitArray, HashArray, StateArray, VfnArray
 from pysampler.core.tracking import (
     GUARDIAN_BEAT_S,
+    GUARDIAN_LATE_S,
     GUARDIAN_LET_GO,
     HOST_PAGE_SIZE,
     MAX_WAITING,
@@ -68,6 +69,7 @@ from pysampler.core.tracking import (
 
 __all__ = [
     "GUARDIAN_BEAT_S",
+    "GUARDIAN_LATE_S",
     "GUARDIAN_LET_GO",
     "HOST_PAGE_SIZE",
     "HUGETLBFS_MAGIC",

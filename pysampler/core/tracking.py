@@ -121,6 +121,7 @@ def soft_dirty_pages(pagemap: int, memory: Range, bitmap: BitArray) -> int:
 
 
 GUARDIAN_BEAT_S = lib.PS_GUARDIAN_BEAT_MS / 1000
+GUARDIAN_LATE_S = lib.PS_GUARDIAN_LATE_MS / 1000
 GUARDIAN_LET_GO = bytes([lib.PS_GUARDIAN_LET_GO])
 
 

@@ -75,8 +75,10 @@ class AddressSpace:
         if mappings is None:
             try:
                 mappings = read_maps(self._memory.pid)
-            except OSError:
+            except (FileNotFoundError, ProcessLookupError):
                 self.gone("the process has ended")
+            except PermissionError:
+                self.gone("the process may not be read any more")
             self.process.mappings = mappings
         begin, end = self._memory.address, self._memory.address + self._block.used_length
         first = bisect_left(mappings, begin + 1, key=lambda mapping: mapping.end)

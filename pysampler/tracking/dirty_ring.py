@@ -9,6 +9,7 @@ counts once in a measurement, for the vCPU that wrote it first.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -194,8 +195,12 @@ class DirtyRing:
             yield
         except OSError as error:
             self._handler.protection.check_guardian()
+            why = f"its handler ended: {error.strerror}"
+            if error.errno == errno.EOWNERDEAD:
+                seconds = core.GUARDIAN_LATE_S
+                why = f"it and its cleanup process stood still for {seconds:g} s or longer"
             raise FaultError(
-                f"dirty-ring: its handler ended: {error.strerror}",
+                f"dirty-ring: {why}",
                 idstr=self.memory.blocks[0].idstr,
             ) from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from writers import PAGE, anonymous
 
+from pysampler import core
 from pysampler.errors import FaultError, MeasurementInterruptedError, SourceError
 from pysampler.sampler import Sampler
 from pysampler.source import buffer_block, find_blocks
@@ -37,11 +38,11 @@ def tight_ring(pid):
 both = pytest.mark.parametrize("observe", [bitmap, ring])
 
 
-def guardians():
-    """Return the cleanup processes of this process."""
+def guardians(pid="self"):
+    """Return the cleanup processes of a process, of this one if no other is named."""
     return [
         int(child)
-        for of_thread in Path("/proc/self/task").glob("*/children")
+        for of_thread in Path(f"/proc/{pid}/task").glob("*/children")
         for child in of_thread.read_text().split()
         if b"pysampler.tracking.guardian" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
@@ -172,6 +173,19 @@ def test_a_stopped_tracker_lets_the_guest_go(guest, tracker):
     tracker.stdin.write("\n")
     said = tracker.stdout.readline()
     assert "stopped for longer than 2 s; the guest was let go" in said
+    guest.write(0, range(1025))
+
+
+def test_a_tracker_that_stood_with_its_cleanup_process_counts_no_further(guest, tracker):
+    """By then the guest may have let itself go, and what it wrote after that is not known."""
+    (guardian,) = guardians(tracker.pid)
+    for pid in (guardian, tracker.pid):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(core.GUARDIAN_LATE_S + 0.5)
+    for pid in (guardian, tracker.pid):
+        os.kill(pid, signal.SIGCONT)
+    tracker.stdin.write("\n")
+    assert "stood still for 4 s or longer" in tracker.stdout.readline()
     guest.write(0, range(1025))
 
 
