@@ -49,10 +49,7 @@ COMMANDS = {
     "sample": lambda ram: ["sample", "--file", ram, "--calc-time", "1500ms"],
     "blocks": lambda ram: ["blocks", "--file", ram],
     "predict": lambda _: ["predict", VECTOR, "--bandwidth", "1Gbps", "--downtime", "1s"],
-    "advise": lambda _: ["advise", VECTOR, "--bandwidth", "1Gbps", "--downtime", "300ms"],
-    "doctor": lambda _: ["doctor"],
     "a refusal": lambda ram: ["sample", "--file", f"{ram}-is-not-there"],
-    "help": lambda _: ["sample", "--help"],
 }
 LOCALES = [
     {"LC_ALL": "C"},
