@@ -14,6 +14,7 @@ from uffd_subject import UFFD, needs_userfaultfd
 import pysampler
 from pysampler import workers
 from pysampler.errors import MeasurementInterruptedError
+from pysampler.reader.file import FileReader
 from pysampler.reader.process_view import ProcessView
 from pysampler.source import find_blocks, named_block, process_fd_block
 
@@ -134,6 +135,17 @@ def breathe():
         process("threading.Thread(target=breathe, daemon=True).start()")
         vector = pysampler.sample([block], calc_time="2s", sample_pages=16384)
     assert vector.n_dirty_pages[-1] > 0
+
+
+@pytest.mark.parametrize("held", [REGISTERED, HELD_ELSEWHERE], ids=["by itself", "elsewhere"])
+def test_a_page_that_is_punched_out_after_it_was_asked_for_is_not_filled(monkeypatch, held):
+    # As if the holes had come since. Were they filled, who brings the pages would fail (EEXIST).
+    monkeypatch.setattr(FileReader, "states", lambda _self, _vfns, _order: None)
+    with subject(UFFD + MEMFD + HALF + held) as process:
+        _, block = ram_of(process)
+        before = process("answer = os.fstat(fd).st_blocks")
+        pysampler.sample([block], calc_time="130ms", sample_pages=16384)
+        assert process("answer = os.fstat(fd).st_blocks") == before
 
 
 # ---- a reader that waits: pages go missing after they were asked for, unseen ----

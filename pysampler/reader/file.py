@@ -156,13 +156,25 @@ class FileReader:
 
     def hash_pages(self, hasher: Hasher, vfns: VfnArray, hashes: HashArray) -> int:
         """Hash pages in order; see Reader."""
-        if self._map is None or (self._is_hugetlbfs and self._has_holes):
+        if self._map is None or self._reading_it_may_fill_holes():
             first = np.uint64(self._offset // self._page_size)
             staging = bytearray(self._page_size)
             return core.hash_file(
                 hasher, self._file.fd, self._page_size, vfns + first, staging, hashes
             )
         return core.hash_mapped(hasher, self._map, self._page_size, vfns, hashes)
+
+    def _reading_it_may_fill_holes(self) -> bool:
+        """Return whether the mapping must not be read, as holes may come after they were asked for.
+
+        A page that was punched out would be filled with zeros. Under userfaultfd that is more than
+        a page of memory: whoever brings the page fails, and a post-copy migration with it.
+        """
+        if not self._has_holes or self._user is None:
+            return self._has_holes and self._is_hugetlbfs
+        return self._is_hugetlbfs or any(
+            mapping.inode == self._inode for mapping in self._user.process.awaited()
+        )
 
     def copy_page(self, vfn: int) -> bytes:
         """Return a page; see Reader."""
