@@ -14,7 +14,13 @@ import numpy as np
 from pysampler.arguments import as_whole_number
 from pysampler.clock import MonotonicClock
 from pysampler.core import Hasher
-from pysampler.errors import FaultError, MeasurementInterruptedError, SourceError, UsageError
+from pysampler.errors import (
+    FaultError,
+    MeasurementInterruptedError,
+    PysamplerError,
+    SourceError,
+    UsageError,
+)
 from pysampler.measurement import FORMAT_VERSION, Measurement, Mode, Status
 from pysampler.passes import PassCount, Passes
 from pysampler.plan import PROFILES, SAMPLE_PAGES_MAX, Profile, draw_plan
@@ -214,8 +220,12 @@ class Sampler:
         self._begun = True
         try:
             yield from self._measure()
-        except (FaultError, OSError) as error:
-            raise MeasurementInterruptedError(str(error), self.measurement) from error
+        except (PysamplerError, OSError, MemoryError) as error:
+            # What was measured before is kept, whatever ends it; else the error says all.
+            if self.measurement is None and not isinstance(error, (FaultError, OSError)):
+                raise
+            words = str(error) or "not enough memory"
+            raise MeasurementInterruptedError(words, self.measurement) from error
         finally:
             self.close()
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PATIENCE = 10
 LOOK_EVERY_S = 1.0
 
+_NO_THREAD = "no thread can be started to read with: raise `ulimit -u` or `ulimit -v`"
+
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
@@ -40,7 +42,7 @@ class Workers:
     """Runs the parts of a pass in threads, which are new for each pass.
 
     Args:
-        n: how many.
+        n: how many; fewer run where no more can be started.
     """
 
     def __init__(self, n: int) -> None:
@@ -57,13 +59,20 @@ class Workers:
 
         Raises:
             StuckError: a thread waits for a page.
+            OSError: not one thread can be started.
         """
         job = _Job(work, parts)
         threads: list[threading.Thread] = []
         try:
             for _ in range(min(self._n, len(parts))):
                 threads.append(threading.Thread(target=job.serve, daemon=True))
-                threads[-1].start()
+                try:
+                    threads[-1].start()
+                except RuntimeError as error:  # a limit of the system's
+                    threads.pop()
+                    if not threads:
+                        raise OSError(_NO_THREAD) from error
+                    break  # those that run take all parts
             _wait(job, threads)
         except BaseException:
             job.is_given_up = True

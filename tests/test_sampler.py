@@ -6,7 +6,12 @@ from invented import PAGE, ScriptedClock, fill_page
 
 import pysampler
 from pysampler import Mode, Status
-from pysampler.errors import MeasurementInterruptedError, SourceError, UsageError
+from pysampler.errors import (
+    MeasurementInterruptedError,
+    MissingFeatureError,
+    SourceError,
+    UsageError,
+)
 from pysampler.passes import PassCount
 from pysampler.plan import PROFILES, draw_plan
 from pysampler.sampler import PageSampling, Sampler
@@ -121,18 +126,29 @@ def test_memory_of_which_nothing_can_be_read_is_refused():
         list(Sampler(Blind(), 50, clock=ScriptedClock()))
 
 
-def test_a_measurement_that_the_system_fails_keeps_its_periods():
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (SourceError("this host swaps"), "this host swaps"),
+        (MissingFeatureError("no more"), "no more"),
+        (MemoryError(), "not enough memory"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize(("at_ms", "periods"), [(100, ()), (200, (125,))])
+def test_a_measurement_that_is_failed_keeps_its_periods(error, words, at_ms, periods):
     observer = PageSampling([buffer_block(filled())], profile=PROFILES["qemu"], sample_pages=16384)
 
     def fail():
         def compare():
-            raise OSError(5, "Input/output error")
+            raise error
 
         observer.compare = compare
 
-    with pytest.raises(MeasurementInterruptedError, match="Input/output error") as caught:
-        list(Sampler(observer, 500, clock=ScriptedClock({200: fail})))
-    assert caught.value.measurement.periods == (125,)
+    with pytest.raises(MeasurementInterruptedError, match=words) as caught:
+        list(Sampler(observer, 500, clock=ScriptedClock({at_ms: fail})))
+    assert caught.value.measurement.periods == periods
 
 
 def test_a_part_of_a_memfd_that_begins_anywhere_is_sampled(memfd):

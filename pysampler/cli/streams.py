@@ -26,6 +26,8 @@ def one_line(error: Exception) -> str:
     if not isinstance(error, (PysamplerError, OSError)):
         shown = " ".join(text.split())[:_MOST_OF_AN_ERROR]
         return f"internal error: {type(error).__name__}: {shown}; --debug shows where"
+    if "ulimit -n" in text:
+        return text
     causes = (error, error.__cause__)  # ours says what could not be done, its cause why
     if any(isinstance(cause, OSError) and cause.errno in _NO_DESCRIPTOR for cause in causes):
         return f"{text}; no descriptor is left: close some, or raise `ulimit -n`"
