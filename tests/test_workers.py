@@ -17,7 +17,7 @@ def at_most(monkeypatch):
 
     def refusing(thread):
         if not left[0]:
-            raise RuntimeError("can't start new thread")  # noqa: TRY003 - Python's words
+            raise RuntimeError("can't start new thread")
         left[0] -= 1
         start(thread)
 
