@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 30
+# Tests of one file run in one process, as some share a guest or a limit of it.
+PARALLEL ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
@@ -45,7 +47,7 @@ demo: $(CORE) ## sample an emulated guest for 10 s, show the vector
 
 .PHONY: test
 test: $(DEV) ## run all tests (those that need a real QEMU are skipped where there is none)
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 .PHONY: integration
 integration: $(DEV) ## run only the tests against a real QEMU
@@ -77,7 +79,7 @@ sanitize: $(SANITIZED)/.made ## run the tests under AddressSanitizer and UBSan
 	ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:quarantine_size_mb=8 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED) \
-	$(BIN)/pytest -m "not integration and not statistics"
+	$(BIN)/pytest $(PARALLEL) -m "not integration and not statistics"
 
 .PHONY: fuzz
 fuzz: $(DEV) ## feed the JSON reader with what nobody would write, FUZZ_SECONDS=30
