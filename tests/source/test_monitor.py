@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -43,18 +44,15 @@ def answering(tmp_path):
 
         def serve():
             client, _ = listening.accept()
-            try:
+            sockets.append(client)
+            with suppress(OSError):  # nobody listens any more
                 for part in parts:
                     client.sendall(part)
-            except OSError:
-                pass  # nobody listens any more
-            if stays:
-                sockets.append(client)
-            else:
-                client.shutdown(socket.SHUT_WR)
-                while client.recv(4096):
-                    pass
-                client.close()
+                if not stays:
+                    client.shutdown(socket.SHUT_WR)
+                    while client.recv(4096):
+                        pass
+                    client.close()
 
         threads.append(threading.Thread(target=serve, daemon=True))
         threads[-1].start()
