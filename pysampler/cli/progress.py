@@ -17,6 +17,8 @@ from pysampler.measurement import Mode
 from pysampler.units import MIB, format_duration, format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console, RenderableType
     from typing_extensions import Self
 
@@ -39,11 +41,13 @@ class ProgressDisplay(MonotonicClock):
     Args:
         console: the terminal.
         shown: False to draw nothing.
+        check: called before each wait; may raise to end the measurement.
     """
 
-    def __init__(self, console: Console, *, shown: bool) -> None:
+    def __init__(self, console: Console, *, shown: bool, check: Callable[[], None]) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True) if shown else None
         self._bars = _bars_of(console)
+        self._check = check
         self._measurement: Measurement | None = None
         self._start_ns = 0
 
@@ -68,7 +72,9 @@ class ProgressDisplay(MonotonicClock):
             while deadline_ns - self.now_ns() > _REFRESH_NS + _QUIET_NS:
                 with suppress(OSError):  # a terminal that hung up takes no measurement with it
                     self._live.update(self._picture(deadline_ns), refresh=True)
+                self._check()
                 super().wait_until(self.now_ns() + _REFRESH_NS)
+        self._check()
         super().wait_until(deadline_ns)
 
     def _picture(self, deadline_ns: int) -> RenderableType:

@@ -81,13 +81,14 @@ def run(args: argparse.Namespace) -> int:
         seed = whole_number(args.seed, "seed", low=0, high=(1 << 64) - 1)
     codecs = () if args.measure_compression is None else parse_codecs(args.measure_compression)
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    display = ProgressDisplay(console, shown=console.is_terminal and not args.quiet)
     failure: PysamplerError | None = None
     sampler: Sampler | None = None
     with EndingSignals() as signals, Output(args.output) as output:
         try:
             with signals.interrupting():
                 observer = _observer(args, mode, calc_time_ms, sample_pages, seed, threads, codecs)
+                shown = console.is_terminal and not args.quiet
+                display = ProgressDisplay(console, shown=shown, check=signals.check)
                 with Sampler(observer, calc_time_ms, unit, display) as sampler, display:
                     for so_far in sampler:
                         display.show(so_far)

@@ -47,6 +47,15 @@ class EndingSignals:
         finally:
             self._interrupting = False
 
+    def check(self) -> None:
+        """Raise KeyboardInterrupt for a signal whose own was swallowed.
+
+        Python discards what is raised in the callback of a weak reference, such as one that each
+        thread has, and some modules discard what is raised while they are imported.
+        """
+        if self.received and self._interrupting:
+            raise KeyboardInterrupt
+
     def __enter__(self) -> Self:
         for number in _ENDING:
             handler = signal.getsignal(number)

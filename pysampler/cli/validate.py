@@ -259,6 +259,7 @@ def _measure(
             progress.refresh()
             for row in measured:
                 rows.append(row)
+                signals.check()
                 where = f"{format_size(row.size)} {row.calc_time_ms} ms {row.method}"
                 progress.update(task, advance=1, description=f"{where:>28}", refresh=True)
     except (KeyboardInterrupt, PysamplerError) as error:

@@ -67,6 +67,35 @@ def test_signals_after_the_first_take_neither_the_vector_nor_the_exit_code(start
     assert vector(tmp_path).status is Status.MEASURING
 
 
+# A signal comes where Python discards what its handler raises.
+SWALLOWED = """
+import os, signal, sys, weakref
+from pysampler.cli import main
+from pysampler.passes import Passes
+class Passing: pass
+def swallow(_): os.kill(os.getpid(), signal.SIGTERM)
+real = Passes.{method}
+def run(self):
+    passing = Passing()
+    reference = weakref.ref(passing, swallow)
+    del passing
+    return real(self)
+Passes.{method} = run
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("method", ["warm_up", "baseline", "compare"])
+def test_a_signal_whose_exception_is_swallowed_ends_sample_too(command, method):
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED.format(method=method), *command, "--calc-time", "1h"],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert "KeyboardInterrupt" in done.stderr  # as Python says of what it discards
+    assert "pysampler sample: interrupted; " in done.stderr
+    assert done.returncode == 3
+
+
 def test_sighup_keeps_what_was_measured(started, tmp_path):
     process = started()
     process.send_signal(signal.SIGHUP)
