@@ -148,6 +148,14 @@ def test_a_page_that_is_punched_out_after_it_was_asked_for_is_not_filled(monkeyp
         assert process("answer = os.fstat(fd).st_blocks") == before
 
 
+def test_a_userfaultfd_of_an_unrelated_process_changes_nothing():
+    with subject(UFFD + PRIVATE + REGISTERED), subject(PRIVATE + HALF) as process:
+        view = ProcessView(process.pid)
+        assert view.awaited() == []
+        assert not view.holds_userfaultfd()
+        view.close()
+
+
 # ---- a reader that waits: pages go missing after they were asked for, unseen ----
 
 

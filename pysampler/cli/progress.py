@@ -44,7 +44,9 @@ class ProgressDisplay(MonotonicClock):
         check: called before each wait; may raise to end the measurement.
     """
 
-    def __init__(self, console: Console, *, shown: bool, check: Callable[[], None]) -> None:
+    def __init__(
+        self, console: Console, *, shown: bool, check: Callable[[], None] = lambda: None
+    ) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True) if shown else None
         self._bars = _bars_of(console)
         self._check = check

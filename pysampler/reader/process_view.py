@@ -72,32 +72,38 @@ class ProcessView:
             return self._memory.fd
 
     def holds_userfaultfd(self) -> bool:
-        """Return whether the process had a userfaultfd open at this pass's first question."""
-        with self._lock:
-            if self._holds_userfaultfd is None:
-                self._holds_userfaultfd = self._look_for_userfaultfd()
-            return self._holds_userfaultfd or bool(self._elsewhere)
+        """Return whether somebody who may fill its pages held a userfaultfd.
 
-    def awaited(self) -> list[Mapping]:
-        """Return the mappings whose missing pages somebody will fill who holds a userfaultfd.
-
-        Another process may hold the descriptor; one of another user, or out of our sight in
-        another pid namespace, is not found.
+        That is as of this pass's first question. Another process may hold the descriptor: those
+        are looked for once, and are none of this one's as long as it has no mapping under
+        userfaultfd. One of another user, or out of our sight in another pid namespace, is not
+        found.
         """
-        holds = self.holds_userfaultfd()
         with self._lock:
             if self._elsewhere is None:
                 self._elsewhere = _userfaultfds_of_others(self.pid)
-            if not holds and not any(_is_userfaultfd(path) for path in self._elsewhere):
-                self._awaited = []
-                return []
-            began_s = time.monotonic()
-            if began_s >= self._next_smaps_s:
-                with suppress(OSError):  # it may have ended; has_ended() will tell
-                    self._awaited = [m for m in read_smaps(self.pid) if m.flags and "um" in m.flags]
-                ended_s = time.monotonic()
-                self._next_smaps_s = ended_s + (ended_s - began_s) / _SMAPS_SHARE
-            return self._awaited
+            if self._holds_userfaultfd is None:
+                self._holds_userfaultfd = self._look_for_userfaultfd() or (
+                    any(map(_is_userfaultfd, self._elsewhere)) and bool(self._registered())
+                )
+            return self._holds_userfaultfd
+
+    def awaited(self) -> list[Mapping]:
+        """Return the mappings whose missing pages somebody will fill who holds a userfaultfd."""
+        if not self.holds_userfaultfd():
+            return []
+        with self._lock:
+            return self._registered()
+
+    def _registered(self) -> list[Mapping]:
+        """Return the mappings under userfaultfd, as of not long ago."""
+        began_s = time.monotonic()
+        if began_s >= self._next_smaps_s:
+            with suppress(OSError):  # it may have ended; has_ended() will tell
+                self._awaited = [m for m in read_smaps(self.pid) if m.flags and "um" in m.flags]
+            ended_s = time.monotonic()
+            self._next_smaps_s = ended_s + (ended_s - began_s) / _SMAPS_SHARE
+        return self._awaited
 
     def _look_for_userfaultfd(self) -> bool:
         folder = f"/proc/{self.pid}/fd"
