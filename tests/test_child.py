@@ -71,8 +71,9 @@ def run(command, text=""):
 
 
 @pytest.mark.usefixtures("trap")
-def test_the_trap_catches_what_is_started_carelessly(tmp_path):
-    # Else the tests below could not fail.
+def test_the_trap_catches_what_is_started_carelessly(tmp_path, monkeypatch):
+    # Else the tests below could not fail. The sanitized run sets this.
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     notes = tmp_path / "notes"
     assert run([sys.executable, "-c", "import mmap"])[0] == 66
     assert run([sys.executable, "-m", "pysampler.tracking.guardian"])[0] == 66
