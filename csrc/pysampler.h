@@ -122,6 +122,7 @@ enum ps_page_state {
     PS_PAGE_FILE,        /* not touched by its process; its file cannot be read by us */
     PS_PAGE_USERFAULTFD, /* missing: who holds a userfaultfd will fill it; a read would wait for that */
     PS_PAGE_CLOSED,      /* reading it failed */
+    PS_PAGE_SHARED,      /* present, and may be elsewhere too: by KSM or a fork; or a zero page */
 };
 
 /*
@@ -157,6 +158,7 @@ int ps_file_system(int fd, int64_t *magic_ret);
 /*
  * States of pages of private memory at address + vfns[order[i]] * page_size, by
  * /proc/PID/pagemap, open as fd. order sorts vfns. After the process's end all are holes.
+ * process_vm_readv() of a shared page makes the process a copy of its own, as a write would.
  * Returns 0 or -errno of pread().
  */
 int ps_states_of_process(int fd, uint64_t address, size_t page_size, const uint64_t *vfns,

@@ -157,6 +157,7 @@ int ps_states_of_process(int fd, uint64_t address, size_t page_size, const uint6
      */
     enum { RUN = 512, GAP = 128 };
     static const uint64_t PRESENT = 1ULL << 63, SWAPPED = 1ULL << 62;
+    static const uint64_t OF_FILE = 1ULL << 61, EXCLUSIVE = 1ULL << 56;
     const uint64_t host_page = (uint64_t)sysconf(_SC_PAGESIZE);
     uint64_t entries[RUN], first = 0;
     size_t n_entries = 0;
@@ -177,9 +178,11 @@ int ps_states_of_process(int fd, uint64_t address, size_t page_size, const uint6
                 return error;
         }
         const uint64_t entry = entries[page - first];
-        states_ret[order[i]] = entry & PRESENT   ? PS_PAGE_PRESENT
-                               : entry & SWAPPED ? PS_PAGE_SWAPPED
-                                                 : PS_PAGE_HOLE;
+        if (entry & PRESENT)
+            states_ret[order[i]] =
+                entry & (OF_FILE | EXCLUSIVE) ? PS_PAGE_PRESENT : PS_PAGE_SHARED;
+        else
+            states_ret[order[i]] = entry & SWAPPED ? PS_PAGE_SWAPPED : PS_PAGE_HOLE;
     }
     return 0;
 }

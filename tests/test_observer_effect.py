@@ -66,6 +66,54 @@ for at in range(0, LENGTH // 2, 4096): memory[at] = 1
 """
 
 
+# A kernel that shares pages lets process_vm_readv() copy them. A fork shares like KSM does.
+FORKED = """
+for at in range(0, LENGTH, 4096): memory[at:at + 8] = os.urandom(8)
+import signal
+r, w = os.pipe()
+if os.fork() == 0:
+    ctypes.CDLL(None).prctl(1, 9)
+    os.write(w, b"x")
+    signal.pause()
+os.read(r, 1)
+for at in range(0, LENGTH // 2, 4096): memory[at] = 1 ^ memory[at]
+"""
+FORKED_KINDS = {
+    "anonymous": "memory = mmap.mmap(-1, LENGTH, flags=mmap.MAP_PRIVATE)\nmemory.madvise(15)",
+    "file": """
+fd = os.memfd_create("template")
+os.ftruncate(fd, LENGTH)
+memory = mmap.mmap(fd, LENGTH, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+""",
+}
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+@pytest.mark.parametrize("kind", FORKED_KINDS)
+def test_pages_that_are_shared_copy_on_write_stay_shared(kind, threads):
+    with subject(FORKED_KINDS[kind] + FORKED) as process:
+        address = int(process("answer = address_of(memory)"))
+        block = named_block(process.pid, f"ram={address:#x}:{LENGTH}")
+        before = pagemap(process.pid, address, LENGTH)
+        exclusive = [entry & 1 for entry in before]  # bit 56
+        assert sum(exclusive) == len(exclusive) // 2
+        with pysampler.measure(
+            [block], calc_time="500ms", sample_pages=16384, threads=threads
+        ) as sampler:
+            for vector in sampler:
+                assert pagemap(process.pid, address, LENGTH) == before
+                if len(vector.periods) == 1:
+                    process(
+                        "for at in range(LENGTH // 4, LENGTH, 4096): memory[at] = 2 ^ memory[at]"
+                    )
+                    before = pagemap(process.pid, address, LENGTH)
+    assert vector.details["blocks"][0]["access"] == "process_vm_readv"
+    # Three quarters of the samples are written: 6 standard deviations, 2e-9.
+    n = vector.n_sampled_pages
+    assert abs(vector.n_dirty_pages[-1] - n * 3 / 4) < 6 * (n * 3 / 16) ** 0.5
+    assert vector.n_dirty_pages[0] == 0
+
+
 def test_what_a_process_has_not_touched_of_a_file_is_no_zero_page():
     with subject(TEMPLATE) as process:
         address = int(process("answer = address_of(memory)"))

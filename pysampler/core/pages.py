@@ -62,6 +62,7 @@ class PageState(enum.IntEnum):
     FILE = lib.PS_PAGE_FILE
     USERFAULTFD = lib.PS_PAGE_USERFAULTFD
     CLOSED = lib.PS_PAGE_CLOSED
+    SHARED = lib.PS_PAGE_SHARED  # AddressSpace calls it PRESENT, and keeps that it is shared
 
 
 def simd_best() -> Simd:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from typing import TYPE_CHECKING, NoReturn
 
@@ -41,6 +42,8 @@ class AddressSpace:
         self._memory = memory
         self._is_alone = process is None
         self.process = ProcessView(memory.pid) if process is None else process
+        self._shared: NDArray[np.bool_] | None = None  # by vfn, once there is one
+        self._lock = threading.Lock()
         self._identity = self._identity_of(self._mappings())
         if self._is_alone:
             self.process.begin_pass()
@@ -100,6 +103,8 @@ class AddressSpace:
         A page that is neither present nor swapped out is a hole, or awaited from userfaultfd.
         """
         states = core.states_of_process(self.process.pagemap.fd, address, page_size, vfns, order)
+        self._keep_shared(vfns, states == PageState.SHARED, page_size)
+        states[states == PageState.SHARED] = PageState.PRESENT
         holes = states == PageState.HOLE
         if holes.any():
             for mapping in self.process.awaited():
@@ -107,6 +112,18 @@ class AddressSpace:
                 inside = (at >= np.uint64(mapping.start)) & (at < np.uint64(mapping.end))
                 states[holes & inside] = PageState.USERFAULTFD
         return states
+
+    def _keep_shared(self, vfns: VfnArray, shared: NDArray[np.bool_], page_size: int) -> None:
+        with self._lock:
+            if self._shared is None:
+                if not shared.any():
+                    return
+                self._shared = np.zeros(self._block.used_length // page_size + 1, dtype=np.bool_)
+            self._shared[vfns] = shared
+
+    def shared(self, vfns: VfnArray) -> NDArray[np.bool_]:
+        """Return which pages were shared, by KSM or a fork, when `states` was asked last."""
+        return np.zeros(len(vfns), dtype=np.bool_) if self._shared is None else self._shared[vfns]
 
     def gone(self, why: str) -> NoReturn:
         """Raise FaultError."""

@@ -16,6 +16,8 @@ from pysampler.reader.address_space import AddressSpace
 from pysampler.rights import check_proc, process_error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from numpy.typing import NDArray
 
     from pysampler.core import HashArray, Hasher, StateArray, VfnArray
@@ -102,37 +104,48 @@ class ProcessReader:
         assert self._file is not None  # noqa: S101 (for the type checker)
         order = np.argsort(vfns, kind="stable").astype(np.uint32)
         states = self._space.states(self._page_size, vfns, order, self._address)
-        readable = len(vfns)
-        for state in (PageState.PRESENT, PageState.HOLE):
-            rows = np.flatnonzero(states == state)
-            found = np.empty(len(rows), dtype=np.uint64)
-            if state is PageState.PRESENT:
-                done = self._hash_touched(hasher, vfns[rows], staging, found)
-            else:
-                in_file = vfns[rows] + self._first_in_file()
-                done = core.hash_file(
-                    hasher, self._file.fd, self._page_size, in_file, staging, found
-                )
-            hashes[rows[:done]] = found[:done]
-            if done < len(rows):
-                readable = min(readable, int(rows[done]))
+        touched, in_file = states == PageState.PRESENT, states == PageState.HOLE
+        fd, first = self._file.fd, self._first_in_file()
+
+        def hash_touched(some: VfnArray, found: HashArray) -> int:
+            return self._hash_touched(hasher, some, staging, found)
+
+        def hash_in_file(some: VfnArray, found: HashArray) -> int:
+            return core.hash_file(hasher, fd, self._page_size, some + first, staging, found)
+
+        groups = ((touched, hash_touched), (in_file, hash_in_file))
+        readable = _hash_in_groups(groups, vfns, hashes)
         lost = np.flatnonzero(states > PageState.HOLE)
         return min(readable, int(lost[0])) if len(lost) else readable
 
     def _hash_touched(
         self, hasher: Hasher, vfns: VfnArray, staging: bytearray, hashes: HashArray
     ) -> int:
+        """Hash pages that are present.
+
+        process_vm_readv() is faster than /proc/PID/mem. But it would wait for a page that goes
+        missing under userfaultfd, and of a shared page make the process a copy of its own.
+        """
         process = self._space.process
+
+        def hash_by_mem(some: VfnArray, found: HashArray) -> int:
+            first = np.uint64(self._address // self._page_size)
+            return core.hash_file(
+                hasher, process.memory(), self._page_size, some + first, staging, found
+            )
+
+        def hash_remote(some: VfnArray, found: HashArray) -> int:
+            return core.hash_remote(
+                hasher, process.pid, self._address, self._page_size, some, staging, found
+            )
+
         try:
             if process.holds_userfaultfd():
-                first = np.uint64(self._address // self._page_size)
-                done = core.hash_file(
-                    hasher, process.memory(), self._page_size, vfns + first, staging, hashes
-                )
+                done = hash_by_mem(vfns, hashes)
             else:
-                done = core.hash_remote(
-                    hasher, process.pid, self._address, self._page_size, vfns, staging, hashes
-                )
+                shared = self._space.shared(vfns)
+                groups = ((~shared, hash_remote), (shared, hash_by_mem))
+                done = _hash_in_groups(groups, vfns, hashes)
         except ProcessLookupError:
             self._space.gone("the process has ended")
         except PermissionError:
@@ -162,6 +175,25 @@ class ProcessReader:
     def close(self) -> None:
         """Let go of what was opened."""
         self._file = None
+
+
+def _hash_in_groups(
+    groups: Iterable[tuple[NDArray[np.bool_], Callable[[VfnArray, HashArray], int]]],
+    vfns: VfnArray,
+    hashes: HashArray,
+) -> int:
+    """Hash each group in its own way; return how many pages come before the first that failed."""
+    readable = len(vfns)
+    for is_in, hash_pages in groups:
+        rows = np.flatnonzero(is_in)
+        if not len(rows):
+            continue
+        found = np.empty(len(rows), dtype=np.uint64)
+        done = hash_pages(vfns[rows], found)
+        hashes[rows[:done]] = found[:done]
+        if done < len(rows):
+            readable = min(readable, int(rows[done]))
+    return readable
 
 
 def _check_rights(pid: int, page_size: int) -> None:
