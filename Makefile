@@ -81,7 +81,7 @@ sanitize: $(SANITIZED)/.made ## run the tests under AddressSanitizer and UBSan
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED) \
 	$(BIN)/pytest $(PARALLEL) -m "not integration and not statistics" \
-		--ignore tests/test_rights.py --ignore tests/test_child.py --ignore tests/source
+		--ignore tests/host/test_rights.py --ignore tests/host/test_child.py --ignore tests/memory/source
 
 .PHONY: fuzz
 fuzz: $(DEV) ## feed the JSON reader with what nobody would write, FUZZ_SECONDS=30

@@ -27,16 +27,16 @@ from pysampler.prediction.curve import Counts, DirtyCurve, Mode, dirty_share
 from pysampler.prediction.ensemble import assemble
 from pysampler.prediction.evaluate import Case, Score, evaluate
 from pysampler.prediction.host import set_up
-from pysampler.prediction.migrations import read_migrations
 from pysampler.prediction.monotone import migrate_table
-from pysampler.prediction.precopy import Precopy
+from pysampler.prediction.precopy_model import Precopy
 from pysampler.prediction.prediction import summarise
+from pysampler.prediction.records import read_migrations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pysampler.measurement import Measurement
-    from pysampler.prediction.migrations import Migration
+    from pysampler.prediction.records import Migration
+    from pysampler.vector.measurement import Measurement
 
     GuestOf = Callable[[DirtyCurve, Measurement], DirtyCurve]
 

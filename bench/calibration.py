@@ -21,9 +21,9 @@ from pysampler import Measurement
 from pysampler.core import ModeKind
 from pysampler.prediction.curve import DirtyCurve, Mode
 from pysampler.prediction.ensemble import assemble, build_ensemble
-from pysampler.prediction.precopy import Precopy, migrate
-from pysampler.schedule import periods_ms
+from pysampler.prediction.precopy_model import Precopy, migrate
 from pysampler.units import GIB
+from pysampler.vector.schedule import periods_ms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

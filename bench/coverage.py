@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from pysampler.measurement import Measurement
+from pysampler.vector.measurement import Measurement
 
 N_SAMPLED = 512
 N_PAGES = N_SAMPLED * 128

@@ -36,10 +36,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pysampler import Mode, sample
-from pysampler.child import module_command
-from pysampler.sampler import Sampler
-from pysampler.source import find_blocks
-from pysampler.tracking import exact_observer
+from pysampler.host.child import module_command
+from pysampler.measuring import exact_observer
+from pysampler.memory.source import find_blocks
+from pysampler.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

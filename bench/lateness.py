@@ -15,9 +15,10 @@ import os
 
 import numpy as np
 
-from pysampler.plan import PROFILES
-from pysampler.sampler import PageSampling, Sampler
-from pysampler.source import process_fd_block
+from pysampler.memory.source import process_fd_block
+from pysampler.sampling.page_sampling import PageSampling
+from pysampler.sampling.plan import PROFILES
+from pysampler.sampling.sampler import Sampler
 from pysampler.units import parse_size
 
 

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
-from pysampler import find_blocks, theory
-from pysampler.ramblock import FileMemory, RAMBlock
+from pysampler import find_blocks
+from pysampler.memory.ramblock import FileMemory, RAMBlock
 from pysampler.units import MIB
+from pysampler.validation import theory
 
 if TYPE_CHECKING:
     from typing_extensions import Self

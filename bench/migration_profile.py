@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from pysampler import Mode
 from pysampler.core import Hasher
-from pysampler.passes import PassCount, Passes
-from pysampler.plan import PROFILES, SamplePlan, draw_plan
-from pysampler.sampler import Sampler
+from pysampler.sampling.passes import PassCount, Passes
+from pysampler.sampling.plan import PROFILES, SamplePlan, draw_plan
+from pysampler.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
     from migration_guest import Guest, Workload
 
-    from pysampler.ramblock import RAMBlock
+    from pysampler.memory.ramblock import RAMBlock
 
 SAMPLE_PAGES = 8192
 SUBSET_PAGES = 512

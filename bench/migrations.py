@@ -46,8 +46,8 @@ from migration_guest import (
 )
 from migration_profile import profile
 
+from pysampler.host.writer import append_line
 from pysampler.units import MIB
-from pysampler.writer import append_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

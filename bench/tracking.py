@@ -22,15 +22,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pysampler.source import buffer_block
-from pysampler.tracking import DirtyBitmap, DirtyRing, FullComparison
+from pysampler.memory.source import buffer_block
+from pysampler.tracking.dirty_bitmap import DirtyBitmap
+from pysampler.tracking.dirty_ring import DirtyRing
+from pysampler.tracking.full_comparison import FullComparison
 from pysampler.units import GIB, format_size, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pysampler.ramblock import RAMBlock
-    from pysampler.sampler import Observer
+    from pysampler.memory.ramblock import RAMBlock
+    from pysampler.sampling.observer import Observer
 
 PAGE_SIZE = 4096
 PART = 10  # one page in ten is written

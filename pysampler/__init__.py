@@ -13,24 +13,24 @@ if TYPE_CHECKING:
         AccessError,
         FaultError,
         FormatError,
-        MeasurementInterruptedError,
         MissingFeatureError,
         PysamplerError,
         SourceError,
         UsageError,
     )
-    from pysampler.measurement import Curve, Measurement, Mode, Status
-    from pysampler.prediction import Cell, Precopy, Prediction, predict
-    from pysampler.ramblock import RAMBlock
-    from pysampler.sampler import Sampler, measure, sample
-    from pysampler.source import (
+    from pysampler.measuring import measure, sample, track
+    from pysampler.memory.ramblock import RAMBlock
+    from pysampler.memory.source import (
         buffer_block,
         file_block,
         find_blocks,
         named_block,
         process_fd_block,
     )
-    from pysampler.tracking import track
+    from pysampler.prediction import Cell, Precopy, Prediction, predict
+    from pysampler.sampling.sampler import Sampler
+    from pysampler.vector.interrupted import MeasurementInterruptedError
+    from pysampler.vector.measurement import Curve, Measurement, Mode, Status
 
 # The public surface; what is not in this list may change freely.
 __all__ = [
@@ -66,7 +66,16 @@ __all__ = [
 if not TYPE_CHECKING:
     # Imported when it is first used: the command line is part of this package, and answers Ctrl-C
     # from its first line on, not after half a second of imports.
-    _HOMES = ("errors", "measurement", "prediction", "ramblock", "sampler", "source", "tracking")
+    _HOMES = (
+        "errors",
+        "vector.interrupted",
+        "vector.measurement",
+        "prediction",
+        "memory.ramblock",
+        "sampling.sampler",
+        "memory.source",
+        "measuring",
+    )
 
     def __getattr__(name: str) -> object:
         if name in __all__:

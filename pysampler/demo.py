@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 
-from pysampler.child import module_command
+from pysampler.host.child import module_command
 
 GUEST = (
     *("guest", "--memory", "512M", "--vcpus", "2", "--zero", "30%", "--seed", "7"),

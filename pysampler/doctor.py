@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pysampler import core
-from pysampler.child import code_command
 from pysampler.core import Hash, Hasher, Simd
 from pysampler.errors import PysamplerError
-from pysampler.finding import Finding
-from pysampler.reader import open_reader
-from pysampler.rights import SUDO, check_access, hidepid
-from pysampler.sampler import PAGE_SIZE
-from pysampler.source import find_blocks, process_fd_block
-from pysampler.tracking import probe
+from pysampler.host.child import code_command
+from pysampler.host.finding import Finding
+from pysampler.host.rights import SUDO, check_access, hidepid
+from pysampler.memory.reader import open_reader
+from pysampler.memory.source import find_blocks, process_fd_block
+from pysampler.sampling.observer import PAGE_SIZE
+from pysampler.tracking.probe import probe
 from pysampler.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pysampler.ramblock import RAMBlock
+    from pysampler.memory.ramblock import RAMBlock
 
 
 # A process whose memory is of all kinds: private, a memfd, and one of huge pages if one is free;

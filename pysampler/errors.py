@@ -8,15 +8,11 @@ PysamplerError                    everything below; exit code 1 unless said othe
 ├── FormatError                   text that is not a vector; the message names the key
 ├── MissingFeatureError           a kernel feature or an optional package is not there
 ├── FaultError                    a RAMBlock vanished while it was read
-└── MeasurementInterruptedError   a measurement ended early and carries what it has (exit code 3)
+└── MeasurementInterruptedError   a measurement ended early and carries what it has (exit code 3);
+                                  in vector/interrupted.py, as it knows what a Measurement is
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pysampler.measurement import Measurement
 
 
 class PysamplerError(Exception):
@@ -59,18 +55,3 @@ class FaultError(PysamplerError):
         super().__init__(message)
         self.idstr = idstr
         self.vfn = vfn
-
-
-class MeasurementInterruptedError(PysamplerError):
-    """A measurement ended before its last period.
-
-    Attributes:
-        measurement: the periods measured so far, status ``measuring``; None when
-            not even the baseline pass was complete.
-    """
-
-    exit_code = 3
-
-    def __init__(self, message: str, measurement: Measurement | None) -> None:
-        super().__init__(message)
-        self.measurement = measurement

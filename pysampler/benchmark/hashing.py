@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pysampler import core, machine
+from pysampler import core
 from pysampler.benchmark.harness import Timing, run_rounds
 from pysampler.benchmark.memory import PAGE_SIZE, Region
 from pysampler.core import Hash, Hasher, Simd
 from pysampler.errors import MissingFeatureError, SourceError, UsageError
-from pysampler.plan import SAMPLE_PAGES_MAX
-from pysampler.schedule import FIRST_PERIOD_MS
+from pysampler.host import machine
+from pysampler.sampling.plan import SAMPLE_PAGES_MAX
 from pysampler.units import GIB, MIB, format_size
+from pysampler.vector.schedule import FIRST_PERIOD_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,11 +14,11 @@ from pysampler.cli.streams import put
 from pysampler.cli.tables import print_table
 from pysampler.cli.vector_input import read_text, read_vector, with_name
 from pysampler.errors import FormatError, UsageError
-from pysampler.measurement import Measurement
 from pysampler.prediction.prediction import as_limit_ms, as_rate
 from pysampler.prediction.table import format_limit, format_probability
 from pysampler.printable import printable
 from pysampler.units import format_rate
+from pysampler.vector.measurement import Measurement
 
 if TYPE_CHECKING:
     import argparse

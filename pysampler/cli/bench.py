@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pysampler import machine
 from pysampler.benchmark.hashing import PASS_SHARE, Case, HashBenchmark, PassCost, Result, pass_cost
 from pysampler.benchmark.plot import draw_results
 from pysampler.cli.picture import picture_file
@@ -18,9 +17,10 @@ from pysampler.cli.source_arguments import whole_number
 from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
 from pysampler.errors import UsageError
-from pysampler.plan import SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
-from pysampler.schedule import FIRST_PERIOD_MS
+from pysampler.host import machine
+from pysampler.sampling.plan import SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
 from pysampler.units import GIB, format_size, parse_size
+from pysampler.vector.schedule import FIRST_PERIOD_MS
 
 if TYPE_CHECKING:
     import argparse

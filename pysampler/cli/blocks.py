@@ -13,11 +13,11 @@ from pysampler.cli.source_arguments import add_source_arguments, blocks_of
 from pysampler.cli.streams import put
 from pysampler.cli.tables import print_table
 from pysampler.errors import SourceError
+from pysampler.memory.ramblock import MIN_USED_LENGTH, FileMemory, ProcessMemory, RAMBlock
+from pysampler.memory.reader import open_reader
+from pysampler.memory.reader.opened import Opened
 from pysampler.printable import encodable, printable
-from pysampler.ramblock import MIN_USED_LENGTH, FileMemory, ProcessMemory, RAMBlock
-from pysampler.reader import open_reader
-from pysampler.reader.opened import Opened
-from pysampler.sampler import PAGE_SIZE
+from pysampler.sampling.observer import PAGE_SIZE
 from pysampler.units import format_size
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from pysampler.guest.vcpu import store_of, working_set
 from pysampler.guest.workload import parse_fraction
 from pysampler.qmp.address import listen
 from pysampler.qmp.server import QmpServer
-from pysampler.tracking import offer_userfaultfd
+from pysampler.tracking.userfaultfd import offer_userfaultfd
 from pysampler.units import parse_size
 
 if TYPE_CHECKING:

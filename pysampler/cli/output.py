@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pysampler.cli.streams import STDOUT, put
 from pysampler.errors import PysamplerError, UsageError
-from pysampler.writer import Draft, is_trusted, place_of, writing
+from pysampler.host.writer import Draft, is_trusted, place_of, writing
 
 if TYPE_CHECKING:
     from typing_extensions import Self

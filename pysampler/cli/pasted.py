@@ -13,8 +13,8 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pysampler.errors import FormatError
-from pysampler.measurement import MAX_JSON_BYTES
 from pysampler.printable import printable
+from pysampler.vector.measurement import MAX_JSON_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pysampler.cli.output import Output
 from pysampler.cli.signals import EndingSignals
 from pysampler.errors import MissingFeatureError, UsageError
-from pysampler.figures import load_matplotlib
+from pysampler.host.figures import load_matplotlib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,13 +13,12 @@ from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
 from pysampler.cli.vector_input import opened, read_vector, with_name
 from pysampler.errors import FormatError, PysamplerError, UsageError
-from pysampler.measurement import MAX_JSON_BYTES
 from pysampler.prediction import table
 from pysampler.prediction.evaluate import evaluate
-from pysampler.prediction.migrations import read_migrations
 from pysampler.prediction.plot import draw_prediction
-from pysampler.prediction.precopy import LIMITS, Precopy
+from pysampler.prediction.precopy_model import LIMITS, Precopy
 from pysampler.prediction.prediction import Model, as_limit_ms, as_rate, predict
+from pysampler.prediction.records import read_migrations
 from pysampler.printable import printable
 from pysampler.units import (
     format_duration,
@@ -28,15 +27,16 @@ from pysampler.units import (
     parse_duration_ms,
     parse_exact_ms,
 )
+from pysampler.vector.measurement import MAX_JSON_BYTES
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
     from typing import BinaryIO
 
-    from pysampler.measurement import Measurement
     from pysampler.prediction.evaluate import Score
     from pysampler.prediction.prediction import Prediction
+    from pysampler.vector.measurement import Measurement
 
 _ZERO_PAGE_US = 0.3  # of memory that QEMU has allocated before (docs/prediction.md)
 

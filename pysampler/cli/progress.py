@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pysampler.clock import MonotonicClock
-from pysampler.measurement import Mode
 from pysampler.units import MIB, format_duration, format_size
+from pysampler.vector.measurement import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from typing_extensions import Self
 
-    from pysampler.measurement import Measurement
+    from pysampler.vector.measurement import Measurement
 
 _REFRESH_NS = 100_000_000
 

@@ -12,20 +12,23 @@ from pysampler.cli.progress import ProgressDisplay, print_summary
 from pysampler.cli.signals import EndingSignals
 from pysampler.cli.source_arguments import add_source_arguments, blocks_of, whole_number
 from pysampler.cli.streams import say
-from pysampler.compression import CODECS, CompressedSampling, parse_codecs
-from pysampler.errors import MeasurementInterruptedError, PysamplerError, UsageError
-from pysampler.measurement import Mode
-from pysampler.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
-from pysampler.quality import remarks
-from pysampler.sampler import THREADS_MAX, PageSampling, Sampler, check_calc_time
-from pysampler.schedule import periods_ms
-from pysampler.tracking import exact_observer
+from pysampler.errors import PysamplerError, UsageError
+from pysampler.measuring import exact_observer
+from pysampler.sampling.compression import CODECS, CompressedSampling, parse_codecs
+from pysampler.sampling.observer import THREADS_MAX
+from pysampler.sampling.page_sampling import PageSampling
+from pysampler.sampling.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
+from pysampler.sampling.sampler import Sampler, check_calc_time
 from pysampler.units import parse_duration_ms
+from pysampler.vector.interrupted import MeasurementInterruptedError
+from pysampler.vector.measurement import Mode
+from pysampler.vector.remarks import remarks
+from pysampler.vector.schedule import periods_ms
 
 if TYPE_CHECKING:
     import argparse
 
-    from pysampler.sampler import Observer
+    from pysampler.sampling.observer import Observer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

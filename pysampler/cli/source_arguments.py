@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from pysampler.cli.streams import say
 from pysampler.errors import UsageError
+from pysampler.memory.source import file_block, find_ram, named_block, process_fd_block
 from pysampler.printable import encodable
-from pysampler.source import file_block, find_ram, named_block, process_fd_block
 
 if TYPE_CHECKING:
     import argparse
 
-    from pysampler.ramblock import RAMBlock
+    from pysampler.memory.ramblock import RAMBlock
 
 PID_MAX = 1 << 22  # the kernel's own limit
 

@@ -9,8 +9,8 @@ import os
 import sys
 
 from pysampler.errors import PysamplerError
+from pysampler.host.writer import writing
 from pysampler.printable import printable
-from pysampler.writer import writing
 
 STDOUT = "standard output"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from pysampler.cli.streams import STDOUT
-from pysampler.writer import writing
+from pysampler.host.writer import writing
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pysampler import machine
 from pysampler.cli.signals import EndingSignals
 from pysampler.cli.source_arguments import whole_number
 from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
-from pysampler.errors import MeasurementInterruptedError, PysamplerError, UsageError
-from pysampler.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
+from pysampler.errors import PysamplerError, UsageError
+from pysampler.host import machine
 from pysampler.printable import printable
+from pysampler.sampling.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
 from pysampler.units import MIB, format_size, parse_duration_ms, parse_size
 from pysampler.validation.experiment import (
     CALC_TIMES_MS,
@@ -36,6 +36,7 @@ from pysampler.validation.row import DIRTY_BITMAP
 from pysampler.validation.store import Run, Store, default_path
 from pysampler.validation.summary import cells, summaries
 from pysampler.validation.workload import WORKLOADS
+from pysampler.vector.interrupted import MeasurementInterruptedError
 
 if TYPE_CHECKING:
     import argparse

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, BinaryIO
 from pysampler.cli.pasted import measurements_in
 from pysampler.cli.streams import say
 from pysampler.errors import FormatError, PysamplerError, SourceError
-from pysampler.measurement import MAX_JSON_BYTES, Measurement
 from pysampler.prediction.silent import silent_writers
 from pysampler.prediction.unreadable import unreadable_remark
+from pysampler.vector.measurement import MAX_JSON_BYTES, Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -32,7 +32,7 @@ from pysampler.core.pages import (
     swap_in_use,
     zlib_version,
 )
-from pysampler.core.precopy import (
+from pysampler.core.precopy_model import (
     PRECOPY_CELL,
     PRECOPY_GUEST,
     PRECOPY_MODE,

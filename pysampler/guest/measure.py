@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING
 
 from pysampler.core import UffdKind
 from pysampler.errors import MissingFeatureError
-from pysampler.measurement import Mode
-from pysampler.plan import PROFILES
-from pysampler.sampler import Observer, PageSampling, Sampler
-from pysampler.source.file import file_memory_block
-from pysampler.tracking import exact_observer
+from pysampler.measuring import exact_observer
+from pysampler.memory.source.file import file_memory_block
+from pysampler.sampling.page_sampling import PageSampling
+from pysampler.sampling.plan import PROFILES
+from pysampler.sampling.sampler import Sampler
 from pysampler.tracking.userfaultfd import open_userfaultfd
+from pysampler.vector.measurement import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pysampler.clock import Clock
     from pysampler.guest.guest import Guest
-    from pysampler.measurement import Measurement
-    from pysampler.ramblock import RAMBlock
+    from pysampler.memory.ramblock import RAMBlock
+    from pysampler.sampling.observer import Observer
     from pysampler.units import CalcTimeUnit
+    from pysampler.vector.measurement import Measurement
 
 
 class GuestMeasure:

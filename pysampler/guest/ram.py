@@ -18,7 +18,7 @@ import numpy as np
 
 from pysampler import core
 from pysampler.errors import MissingFeatureError, SourceError, UsageError
-from pysampler.machine import available_bytes as available_memory
+from pysampler.host.machine import available_bytes as available_memory
 from pysampler.units import MIB, format_size
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import numpy as np
 from pysampler.errors import FormatError
 from pysampler.prediction.ensemble import Ensemble, build_ensemble
 from pysampler.prediction.monotone import BANDWIDTH_AXIS, DOWNTIME_AXIS, migrate_table
-from pysampler.prediction.postcopy import postcopy
-from pysampler.prediction.precopy import LIMITS, MOST_DOWNTIME_MS, MULTIFD_CHANNELS, Precopy
+from pysampler.prediction.postcopy_model import postcopy
+from pysampler.prediction.precopy_model import LIMITS, MOST_DOWNTIME_MS, MULTIFD_CHANNELS, Precopy
 from pysampler.prediction.prediction import MEMBERS, check_measurement, checked_draw
 from pysampler.prediction.unreadable import unreadable_samples
 from pysampler.prediction.unseen import share_with_missed
@@ -28,7 +28,7 @@ from pysampler.units import MIB, format_duration, format_rate, format_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pysampler.measurement import Measurement
+    from pysampler.vector.measurement import Measurement
 
 SAFE = 0.95
 _LIKELY = 0.5

@@ -31,8 +31,8 @@ from pysampler.prediction.unreadable import unreadable_samples
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pysampler.intervals import FloatArray
-    from pysampler.measurement import Measurement
+    from pysampler.vector.intervals import FloatArray
+    from pysampler.vector.measurement import Measurement
 
 # Besides the sampling noise a guest's own unsteadiness, as a share of an increment.
 _UNSTEADY = 0.02

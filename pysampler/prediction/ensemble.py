@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pysampler.intervals import FloatArray
-    from pysampler.measurement import Measurement
+    from pysampler.vector.intervals import FloatArray
+    from pysampler.vector.measurement import Measurement
 
 
 _MANY = 100  # dirty samples, from which on the two bootstraps are the same

@@ -13,7 +13,7 @@ from pysampler.errors import FormatError
 from pysampler.prediction.ensemble import Ensemble, build_ensemble
 from pysampler.prediction.host import set_up
 from pysampler.prediction.monotone import migrate_table
-from pysampler.prediction.precopy import Precopy
+from pysampler.prediction.precopy_model import Precopy
 from pysampler.prediction.prediction import (
     MEMBERS,
     Cell,
@@ -26,7 +26,7 @@ from pysampler.prediction.prediction import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pysampler.prediction.migrations import Migration
+    from pysampler.prediction.records import Migration
 
 _BAD_ERROR = 0.25  # as the author of the published predictor counts them
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pysampler.prediction.ensemble import assemble
-from pysampler.prediction.precopy import migrate
+from pysampler.prediction.precopy_model import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pysampler.intervals import FloatArray
-    from pysampler.prediction.migrations import Migration
-    from pysampler.prediction.precopy import Precopy
+    from pysampler.prediction.precopy_model import Precopy
+    from pysampler.prediction.records import Migration
+    from pysampler.vector.intervals import FloatArray
 
 # Times that are tried; what was seen lies between 0.1 and 5 us.
 _ZERO_PAGE_US = np.append(0.0, np.geomspace(0.05, 10, 108))  # 5 % apart

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pysampler.prediction.precopy import UNLIMITED_MS, Precopy, migrate
+from pysampler.prediction.precopy_model import UNLIMITED_MS, Precopy, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

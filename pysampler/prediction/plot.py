@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from pysampler.intervals import FloatArray
-    from pysampler.measurement import Measurement
     from pysampler.prediction.ensemble import Ensemble
-    from pysampler.prediction.precopy import Precopy
+    from pysampler.prediction.precopy_model import Precopy
     from pysampler.prediction.prediction import Prediction
+    from pysampler.vector.intervals import FloatArray
+    from pysampler.vector.measurement import Measurement
 
 _BLUE, _GREY, _RED = "#1f5a96", "#8a8a8a", "#b3423a"
 _BANDWIDTHS = 40

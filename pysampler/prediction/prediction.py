@@ -13,12 +13,12 @@ import numpy as np
 
 from pysampler.arguments import as_whole_number, is_real
 from pysampler.errors import FormatError, UsageError
-from pysampler.measurement import Measurement, Status
 from pysampler.prediction import published
 from pysampler.prediction.monotone import migrate_table
-from pysampler.prediction.precopy import Precopy
+from pysampler.prediction.precopy_model import Precopy
 from pysampler.prediction.unreadable import unreadable_samples
 from pysampler.units import GIB, MAX_RATE, parse_exact_ms, parse_rate
+from pysampler.vector.measurement import Measurement, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pysampler.errors import FormatError
 
 if TYPE_CHECKING:
-    from pysampler.measurement import Measurement
+    from pysampler.vector.measurement import Measurement
 
 HEADER_BYTES = 8  # of a page on the wire; all that a zero page costs
 DEADLINE_MS = 3_600_000.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pysampler.errors import FormatError
-from pysampler.measurement import Measurement, Mode
+from pysampler.vector.measurement import Measurement, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

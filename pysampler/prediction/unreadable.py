@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pysampler.errors import FormatError
-from pysampler.measurement import MAX_PERIODS
+from pysampler.vector.measurement import MAX_PERIODS
 
 if TYPE_CHECKING:
-    from pysampler.measurement import Measurement
+    from pysampler.vector.measurement import Measurement
 
 MOST_SHARE = 0.5
 _WORTH_SAYING = 0.01

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from pysampler.errors import SourceError, UsageError
-from pysampler.writer import is_trusted, place_of
+from pysampler.host.writer import is_trusted, place_of
 
 _TCP = re.compile(r"tcp:(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]*)):([0-9]{1,5})", re.ASCII)
 _UNIX_PATH_MAX = 107  # bytes; sun_path of unix(7) without its last

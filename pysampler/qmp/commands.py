@@ -7,11 +7,11 @@ import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pysampler.measurement import Mode
 from pysampler.qmp.dirty_rate import UNITS, DirtyRate
 from pysampler.qmp.hmp import run_line
 from pysampler.qmp.messages import VERSION, QmpError
 from pysampler.qmp.schema import Argument
+from pysampler.vector.measurement import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from pysampler.clock import MonotonicClock
-from pysampler.errors import MeasurementInterruptedError, PysamplerError
-from pysampler.measurement import Measurement, Mode, Status
+from pysampler.errors import PysamplerError
 from pysampler.qmp.messages import QmpError
 from pysampler.units import CalcTimeUnit
+from pysampler.vector.interrupted import MeasurementInterruptedError
+from pysampler.vector.measurement import Measurement, Mode, Status
 
 if TYPE_CHECKING:
     from pysampler.qmp.interface import Measure

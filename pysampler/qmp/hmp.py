@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pysampler.measurement import Mode
 from pysampler.qmp.messages import QmpError
+from pysampler.vector.measurement import Mode
 
 if TYPE_CHECKING:
     from pysampler.qmp.dirty_rate import DirtyRate

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pysampler.clock import Clock
-    from pysampler.measurement import Measurement, Mode
     from pysampler.units import CalcTimeUnit
+    from pysampler.vector.measurement import Measurement, Mode
 
 
 class Block(Protocol):

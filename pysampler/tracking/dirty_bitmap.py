@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from pysampler import core
 from pysampler.core import UffdKind
-from pysampler.measurement import Mode
-from pysampler.passes import PassCount
+from pysampler.sampling.passes import PassCount
 from pysampler.tracking.memory import PAGES_PER_BIT, TrackedMemory
 from pysampler.tracking.pages import count_zero_pages
 from pysampler.tracking.userfaultfd import WriteProtection
+from pysampler.vector.measurement import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pysampler.ramblock import RAMBlock
+    from pysampler.memory.ramblock import RAMBlock
 
 
 class DirtyBitmap:
-    """Observer by userfaultfd and PAGEMAP_SCAN; see pysampler.sampler.Observer.
+    """Observer by userfaultfd and PAGEMAP_SCAN; see pysampler.sampling.sampler.Observer.
 
     Args:
         blocks: what to track.

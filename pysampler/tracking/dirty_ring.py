@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 from pysampler import core
 from pysampler.core import MAX_WAITING, RingRequest, RingSet, UffdKind
 from pysampler.errors import FaultError, SourceError, UsageError
-from pysampler.measurement import Mode
-from pysampler.passes import PassCount
-from pysampler.rights import process_error
+from pysampler.host.rights import process_error
+from pysampler.sampling.passes import PassCount
 from pysampler.tracking.memory import PAGES_PER_BIT, TrackedMemory
 from pysampler.tracking.pages import count_zero_pages
 from pysampler.tracking.userfaultfd import WriteProtection
+from pysampler.vector.measurement import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pysampler.ramblock import RAMBlock
+    from pysampler.memory.ramblock import RAMBlock
 
 CAPACITY = 4096  # entries, a usual dirty-ring-size of QEMU
 CAPACITY_MAX = 65536  # KVM's
@@ -82,7 +82,7 @@ def own_thread_id(folder: str) -> int:
 
 
 class DirtyRing:
-    """Observer by userfaultfd messages; see pysampler.sampler.Observer.
+    """Observer by userfaultfd messages; see pysampler.sampling.sampler.Observer.
 
     Writes of threads that are no vCPU count for the total only.
 

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from pysampler.core import Hash, Hasher
 from pysampler.errors import SourceError
-from pysampler.measurement import Mode
-from pysampler.passes import Passes
-from pysampler.ramblock import MIN_USED_LENGTH
+from pysampler.memory.ramblock import MIN_USED_LENGTH
+from pysampler.sampling.passes import Passes
 from pysampler.tracking.pages import PAGE_SIZE, block_details, plan_of_all_pages
 from pysampler.tracking.room import BYTES_PER_PAGE_COMPARED, check_room
+from pysampler.vector.measurement import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pysampler.ramblock import RAMBlock
+    from pysampler.memory.ramblock import RAMBlock
 
 
 class FullComparison:
-    """Observer that hashes every page (XXH3, 64 bits); see pysampler.sampler.Observer.
+    """Observer that hashes every page (XXH3, 64 bits); see pysampler.sampling.sampler.Observer.
 
     It misses what page sampling misses: a write of what is there already, a change that was
     changed back. And it reads all memory in every pass.

@@ -10,8 +10,8 @@ import subprocess
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pysampler.child import module_command
 from pysampler.errors import SourceError
+from pysampler.host.child import module_command
 
 if TYPE_CHECKING:
     from pysampler.core import Range

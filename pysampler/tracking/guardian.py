@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The cleanup process: gives tracked memory of another process back where its tracker cannot.
 
-Started by `pysampler.child` with the argument ``FD`` and a socket to its tracker as stdin, which
-tells it the ranges. It lets the guest go when the tracker has ended, asks for it, or has begun to
+Started by `pysampler.host.child` with the argument ``FD`` and a socket to its tracker as stdin,
+which tells it the ranges. It lets the guest go when the tracker has ended, asks for it, or began to
 send beats and then sends none for `SILENCE_S`, as one does that is stopped.
 """
 

@@ -11,9 +11,9 @@ import numpy as np
 from pysampler import core
 from pysampler.core import HOST_PAGE_SIZE, Range
 from pysampler.errors import FaultError, SourceError
-from pysampler.ramblock import MIN_USED_LENGTH, BufferMemory, FileMemory, RAMBlock
-from pysampler.rights import check_proc, process_error
-from pysampler.source.maps import Mapping, is_mapped, read_maps
+from pysampler.host.maps import Mapping, is_mapped, read_maps
+from pysampler.host.rights import check_proc, process_error
+from pysampler.memory.ramblock import MIN_USED_LENGTH, BufferMemory, FileMemory, RAMBlock
 from pysampler.tracking.pages import block_details
 from pysampler.tracking.room import BYTES_PER_PAGE_TRACKED, check_room
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pysampler.core import Hash, Hasher
-from pysampler.passes import PassCount, Passes
-from pysampler.plan import SamplePlan
+from pysampler.sampling.passes import PassCount, Passes
+from pysampler.sampling.plan import SamplePlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pysampler.ramblock import RAMBlock
+    from pysampler.memory.ramblock import RAMBlock
 
 PAGE_SIZE = 4096
 

@@ -12,7 +12,7 @@ import numpy as np
 from pysampler import core
 from pysampler.core import HOST_PAGE_SIZE, Range, UffdKind
 from pysampler.errors import MissingFeatureError
-from pysampler.finding import Finding
+from pysampler.host.finding import Finding
 from pysampler.tracking.soft_dirty import has_soft_dirty
 from pysampler.tracking.userfaultfd import open_userfaultfd
 

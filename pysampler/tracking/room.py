@@ -7,7 +7,7 @@ import resource
 
 from pysampler.core import HOST_PAGE_SIZE
 from pysampler.errors import SourceError
-from pysampler.machine import available_bytes
+from pysampler.host.machine import available_bytes
 from pysampler.units import format_size
 
 # Measured: 34 and 50 at their peaks, the first while zero pages are counted.

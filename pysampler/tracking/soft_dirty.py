@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pysampler import core
-from pysampler.child import module_command
 from pysampler.core import HOST_PAGE_SIZE, Range
 from pysampler.errors import FaultError, MissingFeatureError
-from pysampler.measurement import Mode
-from pysampler.passes import PassCount
-from pysampler.rights import process_error
+from pysampler.host.child import module_command
+from pysampler.host.rights import process_error
+from pysampler.sampling.passes import PassCount
 from pysampler.tracking.memory import PAGES_PER_BIT, TrackedMemory
 from pysampler.tracking.pages import block_details, count_zero_pages
+from pysampler.vector.measurement import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pysampler.ramblock import RAMBlock
+    from pysampler.memory.ramblock import RAMBlock
 
 _CLEAR_SOFT_DIRTY = b"4"
 
@@ -82,7 +82,7 @@ def _clear(clear_refs: str) -> None:
 
 
 class SoftDirty:
-    """Observer by soft-dirty bits; see pysampler.sampler.Observer.
+    """Observer by soft-dirty bits; see pysampler.sampling.sampler.Observer.
 
     Args:
         blocks: what to track.

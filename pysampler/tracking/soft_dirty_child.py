@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Says whether the kernel notes writes in soft-dirty bits.
 
-A process of its own, started by `pysampler.child`: trying it clears all bits of the process.
+A process of its own, started by `pysampler.host.child`: trying it clears all bits of the process.
 """
 
 from __future__ import annotations

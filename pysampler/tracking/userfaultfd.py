@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pysampler import core
 from pysampler.core import UffdKind
 from pysampler.errors import FaultError, MissingFeatureError, SourceError
-from pysampler.rights import process_error
+from pysampler.host.rights import process_error
 from pysampler.tracking.guarded import Guardian
 from pysampler.tracking.memory import UntrackableError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pysampler.core import Range
-    from pysampler.ramblock import RAMBlock
+    from pysampler.memory.ramblock import RAMBlock
     from pysampler.tracking.memory import TrackedMemory
 
 _LINK = "anon_inode:[userfaultfd]"

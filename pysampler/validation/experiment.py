@@ -9,20 +9,20 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pysampler import machine
 from pysampler.errors import PysamplerError, SourceError
-from pysampler.measurement import Mode
-from pysampler.plan import PROFILES
-from pysampler.sampler import PageSampling
-from pysampler.tracking import exact_observer
+from pysampler.host import machine
+from pysampler.measuring import exact_observer
+from pysampler.sampling.page_sampling import PageSampling
+from pysampler.sampling.plan import PROFILES
 from pysampler.units import format_size
 from pysampler.validation.guest_process import GuestProcess, memory_needed
 from pysampler.validation.row import DIRTY_BITMAP, Row
+from pysampler.vector.measurement import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from pysampler.sampler import Observer
+    from pysampler.sampling.observer import Observer
 
 # The published calc-times, ms.
 CALC_TIMES_MS = (100, 200, 300, 400, 500, 750, 1000, 1500, 2000)

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pysampler.child import module_command
 from pysampler.errors import SourceError
-from pysampler.source import find_blocks
+from pysampler.host.child import module_command
+from pysampler.memory.source import find_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from pysampler.ramblock import RAMBlock
+    from pysampler.memory.ramblock import RAMBlock
 
 _READY_SECONDS = 120.0  # filling 24 GiB takes most of it
 
@@ -42,7 +42,7 @@ class GuestProcess:
     def __init__(self, size: int, workload: str, seed: int) -> None:
         words = ["guest", "--memory", str(size), "--truth", "--workload", workload]
         command = module_command(
-            "pysampler.validation.bound_guest", str(os.getpid()), *words, "--seed", str(seed)
+            "pysampler.bound_guest", str(os.getpid()), *words, "--seed", str(seed)
         )
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(

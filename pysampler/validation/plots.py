@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pysampler.errors import MissingFeatureError
-from pysampler.theory import dirty_rate
 from pysampler.units import format_size
+from pysampler.validation.theory import dirty_rate
 from pysampler.validation.workload import WORKLOADS
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pysampler.errors import MissingFeatureError
-from pysampler.figures import load_matplotlib
+from pysampler.host.figures import load_matplotlib
+from pysampler.host.writer import Folder, writing
 from pysampler.units import format_size
 from pysampler.validation.judgement import Judgement, at_the_assumed_rate, slower
 from pysampler.validation.plots import draw
 from pysampler.validation.row import DIRTY_BITMAP
 from pysampler.validation.summary import cells, summaries
-from pysampler.writer import Folder, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,7 +60,7 @@ def write_report(folder: str, rows: Sequence[Row], machine: dict[str, Any]) -> l
     Args:
         folder: made when it is not there; what has the names of its files is replaced.
         rows: of one run.
-        machine: as `pysampler.machine.facts` gives it.
+        machine: as `pysampler.host.machine.facts` gives it.
 
     Raises:
         MissingFeatureError: matplotlib or scipy is not installed.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pysampler.errors import FormatError
-from pysampler.theory import dirty_rate
+from pysampler.validation.theory import dirty_rate
 from pysampler.validation.workload import WORKLOADS
 
 PAGE_SIZE = 4096

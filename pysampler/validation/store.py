@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pysampler.errors import FormatError, PysamplerError
+from pysampler.host.writer import is_trusted, place_of, refuse_others
 from pysampler.validation.row import Row
-from pysampler.writer import is_trusted, place_of, refuse_others
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,7 +52,7 @@ class Run:
     Attributes:
         number: its number in the store.
         started: seconds since the epoch.
-        machine: as `pysampler.machine.facts` gives it.
+        machine: as `pysampler.host.machine.facts` gives it.
         rows: its rows.
     """
 

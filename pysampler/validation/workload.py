@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pysampler import theory
-from pysampler.plan import RUN
-from pysampler.theory import Distinct, Pages, Sweep
+from pysampler.sampling.plan import RUN
+from pysampler.validation import theory
+from pysampler.validation.theory import Distinct, Pages, Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable

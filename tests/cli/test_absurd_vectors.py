@@ -7,9 +7,9 @@ import pytest
 
 from pysampler import Measurement, predict
 from pysampler.cli import main
-from pysampler.measurement import MAX_PERIODS
 from pysampler.prediction.advise import advise
 from pysampler.prediction.curve import Counts
+from pysampler.vector.measurement import MAX_PERIODS
 
 MOST_PAGES = 1 << 52
 PERIODS = [125, 250, 375, 500, 750, 1000, 1500, 2000, 3000, 4001, 6000, 8000]

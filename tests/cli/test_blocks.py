@@ -5,8 +5,8 @@ import os
 
 from pysampler.cli import main
 from pysampler.core import address_of
-from pysampler.reader import opened
-from pysampler.reader.process_view import ProcessView
+from pysampler.memory.reader import opened
+from pysampler.memory.reader.process_view import ProcessView
 
 
 def test_all_blocks_share_one_look_at_their_process(monkeypatch, capsys):

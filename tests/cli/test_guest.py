@@ -17,7 +17,7 @@ import pysampler
 import pysampler.cli
 import pysampler.cli.guest
 from pysampler.guest.measure import GuestMeasure
-from pysampler.source import find_blocks
+from pysampler.memory.source import find_blocks
 
 MODES = GuestMeasure(None).modes
 GUEST = [sys.executable, "-m", "pysampler", "guest"]

@@ -244,7 +244,7 @@ def test_a_process_of_another_user_names_the_cure():
     code = (
         "import os, sys; from pysampler.cli import main;"
         "main(['sample', '--pid', '4194304']);"
-        "from pysampler.rights import access_error; access_error(1);"
+        "from pysampler.host.rights import access_error; access_error(1);"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534);"
         "sys.exit(main(sys.argv[1:]))"
     )

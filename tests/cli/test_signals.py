@@ -71,7 +71,7 @@ def test_signals_after_the_first_take_neither_the_vector_nor_the_exit_code(start
 SWALLOWED = """
 import os, signal, sys, weakref
 from pysampler.cli import main
-from pysampler.passes import Passes
+from pysampler.sampling.passes import Passes
 class Passing: pass
 def swallow(_): os.kill(os.getpid(), signal.SIGTERM)
 real = Passes.{method}

@@ -202,7 +202,7 @@ def test_a_guest_does_not_outlive_even_a_killed_parent(tmp_path):
 
 def test_a_guest_whose_parent_is_gone_before_it_is_bound_does_not_start():
     done = subprocess.run(
-        [sys.executable, "-m", "pysampler.validation.bound_guest", str(os.getppid()), "guest"],
+        [sys.executable, "-m", "pysampler.bound_guest", str(os.getppid()), "guest"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")

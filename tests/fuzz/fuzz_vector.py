@@ -9,7 +9,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["pysampler.measurement"]):
+with atheris.instrument_imports(include=["pysampler.vector.measurement"]):
     import vector
 
 KEYS = (

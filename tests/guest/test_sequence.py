@@ -8,7 +8,7 @@ import pytest
 
 from pysampler.guest import BlockSpec
 from pysampler.guest.kv import KvOptions, lay_out
-from pysampler.theory import zipf as zipf_theory
+from pysampler.validation.theory import zipf as zipf_theory
 
 WRITES = 3000
 KV_PAGES = 2049  # eight slabs and a page

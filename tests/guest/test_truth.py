@@ -10,10 +10,10 @@ import guest_oracle as oracle
 import numpy as np
 import pytest
 
-from pysampler import theory
 from pysampler.errors import MissingFeatureError, UsageError
 from pysampler.guest import BlockSpec, Guest, Phases, allocate
 from pysampler.guest.phases import assign
+from pysampler.validation import theory
 
 
 def pages(sequence, start, stop):

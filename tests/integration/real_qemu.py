@@ -19,7 +19,7 @@ import pytest
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from pysampler.core import Hash
-from pysampler.ramblock import FileMemory, RAMBlock
+from pysampler.memory.ramblock import FileMemory, RAMBlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

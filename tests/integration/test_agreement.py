@@ -14,9 +14,10 @@ from pysampler.errors import MissingFeatureError
 from pysampler.guest import BlockSpec, Content, Guest, Phases, allocate
 from pysampler.guest.measure import GuestMeasure
 from pysampler.guest.phases import assign
-from pysampler.plan import PROFILES
-from pysampler.sampler import PageSampling
-from pysampler.tracking import DirtyBitmap, DirtyRing
+from pysampler.sampling.page_sampling import PageSampling
+from pysampler.sampling.plan import PROFILES
+from pysampler.tracking.dirty_bitmap import DirtyBitmap
+from pysampler.tracking.dirty_ring import DirtyRing
 
 N_PAGES = 4099 * 4
 WORKLOADS = [

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from pysampler import Mode, find_blocks
-from pysampler.tracking import DirtyBitmap, DirtyRing, exact_observer, vcpu_threads
+from pysampler.measuring import exact_observer
+from pysampler.tracking.dirty_bitmap import DirtyBitmap
+from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
 from pysampler.tracking.probe import probe
 
 N_PAGES = 4099

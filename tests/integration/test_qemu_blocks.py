@@ -16,8 +16,8 @@ import pytest
 from qemu_configurations import CONFIGURATIONS, Configuration
 from real_qemu import PAGE_SIZE, PROGRAM, PROGRAM_10, Qemu, write
 
-from pysampler.ramblock import FileMemory
-from pysampler.source import find_blocks, find_ram
+from pysampler.memory.ramblock import FileMemory
+from pysampler.memory.source import find_blocks, find_ram
 from pysampler.units import MIB
 
 pytestmark = pytest.mark.integration

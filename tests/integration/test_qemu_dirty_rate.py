@@ -8,8 +8,8 @@ from real_qemu import PAGE_SIZE, Qemu, write
 
 from pysampler import Sampler, Status, find_blocks
 from pysampler.core import Hash
-from pysampler.plan import PROFILES
-from pysampler.sampler import PageSampling
+from pysampler.sampling.page_sampling import PageSampling
+from pysampler.sampling.plan import PROFILES
 from pysampler.units import MIB
 
 pytestmark = pytest.mark.integration

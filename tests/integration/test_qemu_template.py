@@ -8,9 +8,9 @@ import pytest
 from real_qemu import PAGE_SIZE, Qemu
 
 import pysampler
-from pysampler.plan import PROFILES, draw_plan
-from pysampler.source import named_block
-from pysampler.source.maps import read_maps
+from pysampler.host.maps import read_maps
+from pysampler.memory.source import named_block
+from pysampler.sampling.plan import PROFILES, draw_plan
 from pysampler.units import MIB
 
 pytestmark = pytest.mark.integration

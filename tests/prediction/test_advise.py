@@ -13,10 +13,10 @@ from pysampler.errors import FormatError
 from pysampler.prediction.advise import SAFE, _least, advise, quick, quick_from_rate, throttled
 from pysampler.prediction.curve import DirtyCurve, Mode
 from pysampler.prediction.ensemble import build_ensemble
-from pysampler.prediction.migrations import read_migrations
-from pysampler.prediction.postcopy import postcopy
-from pysampler.prediction.precopy import migrate
-from pysampler.schedule import periods_ms
+from pysampler.prediction.postcopy_model import postcopy
+from pysampler.prediction.precopy_model import migrate
+from pysampler.prediction.records import read_migrations
+from pysampler.vector.schedule import periods_ms
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VECTOR = Measurement.from_json((GOLDEN / "vector-32gib-memcached.json").read_text())

@@ -11,7 +11,7 @@ from pysampler import Measurement
 from pysampler.core import ModeKind
 from pysampler.errors import FormatError
 from pysampler.prediction.curve import Burst, Counts, choose_fitter, fit_curve
-from pysampler.schedule import periods_ms
+from pysampler.vector.schedule import periods_ms
 
 PERIODS = periods_ms(15_000)
 SECONDS = np.array(PERIODS) / 1000

@@ -12,8 +12,8 @@ from known_guests import GIB_PAGES, guest_of, uniform
 from pysampler import Measurement, Precopy
 from pysampler.prediction.curve import DirtyCurve
 from pysampler.prediction.host import set_up
-from pysampler.prediction.migrations import Migration, read_migrations
-from pysampler.prediction.precopy import migrate
+from pysampler.prediction.precopy_model import migrate
+from pysampler.prediction.records import Migration, read_migrations
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VECTOR = Measurement.from_json((GOLDEN / "vector-32gib-memcached.json").read_text())

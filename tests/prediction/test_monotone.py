@@ -13,9 +13,9 @@ from known_guests import guest, in_order, uniform
 from pysampler import Measurement, Precopy, predict
 from pysampler.prediction import monotone
 from pysampler.prediction.ensemble import build_ensemble
-from pysampler.prediction.migrations import read_migrations
 from pysampler.prediction.monotone import BANDWIDTH_AXIS, DOWNTIME_AXIS, migrate_table
-from pysampler.prediction.precopy import UNLIMITED_MS, migrate
+from pysampler.prediction.precopy_model import UNLIMITED_MS, migrate
+from pysampler.prediction.records import read_migrations
 from pysampler.units import MAX_RATE
 
 GOLDEN = Path(__file__).parents[1] / "golden"

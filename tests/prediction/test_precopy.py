@@ -17,9 +17,9 @@ from pysampler.prediction.curve import DirtyCurve, Mode
 from pysampler.prediction.ensemble import assemble
 from pysampler.prediction.evaluate import evaluate
 from pysampler.prediction.host import set_up
-from pysampler.prediction.migrations import read_migrations
-from pysampler.prediction.precopy import migrate
+from pysampler.prediction.precopy_model import migrate
 from pysampler.prediction.prediction import PUBLISHED_BANDWIDTHS, PUBLISHED_LIMITS_MS
+from pysampler.prediction.records import read_migrations
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VECTOR = Measurement.from_json((GOLDEN / "vector-32gib-memcached.json").read_text())

@@ -12,9 +12,9 @@ from pysampler.errors import FormatError
 from pysampler.prediction.advise import advise, quick
 from pysampler.prediction.curve import Counts, choose_fitter, fit_curve
 from pysampler.prediction.ensemble import assemble, build_ensemble
-from pysampler.prediction.precopy import migrate
+from pysampler.prediction.precopy_model import migrate
 from pysampler.prediction.unseen import with_unseen
-from pysampler.schedule import periods_ms
+from pysampler.vector.schedule import periods_ms
 
 ROOT = Path(__file__).parents[2]
 PERIODS = periods_ms(10_000)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from tracked_guest import Guest
 
-from pysampler.tracking import probe
+from pysampler.tracking.probe import probe
 
 
 def needs(*names):

@@ -13,9 +13,9 @@ from writers import KINDS, PAGE, anonymous, filled, memfd, tracking, write_page
 
 from pysampler import core
 from pysampler.errors import FaultError, SourceError
-from pysampler.ramblock import BufferMemory, RAMBlock
-from pysampler.source import buffer_block
-from pysampler.tracking import DirtyBitmap
+from pysampler.memory.ramblock import BufferMemory, RAMBlock
+from pysampler.memory.source import buffer_block
+from pysampler.tracking.dirty_bitmap import DirtyBitmap
 
 pytestmark = pytest.mark.usefixtures("needs_dirty_bitmap")
 
@@ -226,8 +226,8 @@ def test_memory_that_is_mapped_anew_is_missed():
 def test_no_rights_are_needed():
     program = """
 import ctypes, mmap, os
-from pysampler.source import buffer_block
-from pysampler.tracking import DirtyBitmap
+from pysampler.memory.source import buffer_block
+from pysampler.tracking.dirty_bitmap import DirtyBitmap
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)

@@ -14,8 +14,9 @@ from subject import subject
 from writers import HUGE, KINDS, PAGE, anonymous, filled, memfd, tracking, write_page
 
 from pysampler.errors import FaultError, SourceError, UsageError
-from pysampler.source import buffer_block
-from pysampler.tracking import DirtyBitmap, DirtyRing, vcpu_threads
+from pysampler.memory.source import buffer_block
+from pysampler.tracking.dirty_bitmap import DirtyBitmap
+from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
 
 MAP_HUGETLB = 0x40000
 
@@ -240,8 +241,8 @@ def test_a_descriptor_that_is_closed_under_the_handler_is_an_error():
 def test_a_tracker_that_is_never_closed_does_not_hang_the_program():
     program = """
 import mmap
-from pysampler.source import buffer_block
-from pysampler.tracking import DirtyRing
+from pysampler.memory.source import buffer_block
+from pysampler.tracking.dirty_ring import DirtyRing
 memory = mmap.mmap(-1, 1 << 20)
 observer = DirtyRing([buffer_block(memory)], {}, capacity=1, harvest_full=False)
 observer.warm_up()

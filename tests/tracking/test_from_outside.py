@@ -12,15 +12,13 @@ from writers import tracking
 
 from pysampler import Measurement, Mode
 from pysampler.cli import main
-from pysampler.errors import (
-    FaultError,
-    MeasurementInterruptedError,
-    MissingFeatureError,
-    SourceError,
-)
-from pysampler.sampler import Sampler
-from pysampler.source import find_blocks
-from pysampler.tracking import DirtyBitmap, DirtyRing, exact_observer, vcpu_threads
+from pysampler.errors import FaultError, MissingFeatureError, SourceError
+from pysampler.measuring import exact_observer
+from pysampler.memory.source import find_blocks
+from pysampler.sampling.sampler import Sampler
+from pysampler.tracking.dirty_bitmap import DirtyBitmap
+from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
+from pysampler.vector.interrupted import MeasurementInterruptedError
 
 pytestmark = pytest.mark.usefixtures("needs_dirty_bitmap", "needs_dirty_ring")
 
@@ -80,7 +78,7 @@ def test_vcpus_in_a_pid_namespace_are_told_apart(unshare):
 TRACK = """
 import json, sys
 from pysampler import tracking
-from pysampler.source import find_blocks
+from pysampler.memory.source import find_blocks
 pid = int(sys.argv[1])
 (vector,) = tracking.track(find_blocks(pid), mode="dirty-ring", calc_time="50ms", pid=pid)
 print(vector.n_total_pages)
@@ -183,8 +181,8 @@ def test_an_interrupted_measurement_keeps_its_periods(guest):
 # Tracks by a ring of one entry that is never harvested, until it is killed.
 TRACKER = """
 import sys, time
-from pysampler.source import find_blocks
-from pysampler.tracking import DirtyRing, vcpu_threads
+from pysampler.memory.source import find_blocks
+from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
 pid = int(sys.argv[1])
 observer = DirtyRing(find_blocks(pid), vcpu_threads(pid), pid=pid, capacity=1, harvest_full=False)
 observer.warm_up()

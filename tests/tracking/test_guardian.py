@@ -13,10 +13,13 @@ import pytest
 from writers import PAGE, anonymous
 
 from pysampler import core
-from pysampler.errors import FaultError, MeasurementInterruptedError, SourceError
-from pysampler.sampler import Sampler
-from pysampler.source import buffer_block, find_blocks
-from pysampler.tracking import DirtyBitmap, DirtyRing, guarded, vcpu_threads
+from pysampler.errors import FaultError, SourceError
+from pysampler.memory.source import buffer_block, find_blocks
+from pysampler.sampling.sampler import Sampler
+from pysampler.tracking import guarded
+from pysampler.tracking.dirty_bitmap import DirtyBitmap
+from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
+from pysampler.vector.interrupted import MeasurementInterruptedError
 
 pytestmark = pytest.mark.usefixtures("needs_dirty_bitmap", "needs_dirty_ring")
 
@@ -131,8 +134,8 @@ def test_a_waiting_vcpu_goes_on_when_the_cleanup_process_ends(guest):
 TRACKER = """
 import sys, time
 from pysampler.errors import FaultError
-from pysampler.source import find_blocks
-from pysampler.tracking import DirtyRing, vcpu_threads
+from pysampler.memory.source import find_blocks
+from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
 pid = int(sys.argv[1])
 observer = DirtyRing(find_blocks(pid), vcpu_threads(pid), pid=pid, capacity=1)
 observer.warm_up()
@@ -253,8 +256,8 @@ def test_a_forked_child_does_not_end_tracking(guest, observe):
 
 WRITES_WITH_THE_LOCK_HELD = """
 import mmap, os
-from pysampler.source import buffer_block
-from pysampler.tracking import DirtyRing
+from pysampler.memory.source import buffer_block
+from pysampler.tracking.dirty_ring import DirtyRing
 memory = mmap.mmap(-1, 1 << 20)
 observer = DirtyRing([buffer_block(memory)], {})
 observer.warm_up()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pysampler.source import find_blocks
-from pysampler.tracking import DirtyRing, vcpu_threads
+from pysampler.memory.source import find_blocks
+from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
 
 pytestmark = pytest.mark.usefixtures("needs_dirty_ring")
 
@@ -131,8 +131,8 @@ def test_quit_ends_it(tmp_path):
 
 TRACKER = """
 import sys, time
-from pysampler.source import find_blocks
-from pysampler.tracking import DirtyRing, vcpu_threads
+from pysampler.memory.source import find_blocks
+from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
 pid = int(sys.argv[1])
 observer = DirtyRing(find_blocks(pid), vcpu_threads(pid), pid=pid, capacity=1, harvest_full=False)
 observer.warm_up()

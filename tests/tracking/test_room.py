@@ -7,11 +7,14 @@ import sys
 
 import pytest
 
-from pysampler import machine
 from pysampler.cli import main
 from pysampler.errors import SourceError
-from pysampler.source import buffer_block, file_block
-from pysampler.tracking import DirtyBitmap, DirtyRing, FullComparison, room
+from pysampler.host import machine
+from pysampler.memory.source import buffer_block, file_block
+from pysampler.tracking import room
+from pysampler.tracking.dirty_bitmap import DirtyBitmap
+from pysampler.tracking.dirty_ring import DirtyRing
+from pysampler.tracking.full_comparison import FullComparison
 
 OBSERVE = {
     "DirtyBitmap([block])": lambda block: DirtyBitmap([block]),
@@ -22,8 +25,10 @@ OBSERVE = {
 LIMITED = """
 import mmap, resource
 from pysampler.errors import SourceError
-from pysampler.source import buffer_block
-from pysampler.tracking import DirtyBitmap, DirtyRing, FullComparison
+from pysampler.memory.source import buffer_block
+from pysampler.tracking.dirty_bitmap import DirtyBitmap
+from pysampler.tracking.dirty_ring import DirtyRing
+from pysampler.tracking.full_comparison import FullComparison
 memory = mmap.mmap(-1, 4 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
 block = buffer_block(memory)
 with open("/proc/self/statm") as statm:

@@ -11,9 +11,9 @@ from writers import PAGE, anonymous
 
 from pysampler import core
 from pysampler.errors import FaultError
-from pysampler.source import buffer_block
-from pysampler.tracking import SoftDirty, probe
-from pysampler.tracking.soft_dirty import cycle_works
+from pysampler.memory.source import buffer_block
+from pysampler.tracking.probe import probe
+from pysampler.tracking.soft_dirty import SoftDirty, cycle_works
 
 SOFT_DIRTY = 1 << 55
 OTHER_BITS = 0x8100000000ABCDEF  # present, exclusive, a frame number

@@ -9,11 +9,14 @@ from writers import PAGE, anonymous, memfd, write_page
 import pysampler
 from pysampler import Measurement, Mode, tracking
 from pysampler.errors import MissingFeatureError, SourceError, UsageError
-from pysampler.quality import remarks
-from pysampler.ramblock import BufferMemory, RAMBlock
-from pysampler.sampler import Sampler
-from pysampler.source import buffer_block, file_block
-from pysampler.tracking import FullComparison, dirty_bitmap, exact_observer, probe, userfaultfd
+from pysampler.measuring import exact_observer
+from pysampler.memory.ramblock import BufferMemory, RAMBlock
+from pysampler.memory.source import buffer_block, file_block
+from pysampler.sampling.sampler import Sampler
+from pysampler.tracking import dirty_bitmap, userfaultfd
+from pysampler.tracking.full_comparison import FullComparison
+from pysampler.tracking.probe import probe
+from pysampler.vector.remarks import remarks
 
 
 class ScriptedClock:

@@ -12,7 +12,7 @@ from pathlib import Path
 GUEST = """
 import ctypes, json, mmap, os, queue, sys, threading
 from pysampler import core
-from pysampler.tracking import offer_userfaultfd
+from pysampler.tracking.userfaultfd import offer_userfaultfd
 
 offered = offer_userfaultfd() if sys.argv[1] == "offer" else []
 fd = os.memfd_create("memory-backend-memfd:pc.ram")

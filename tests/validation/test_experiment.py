@@ -1,7 +1,7 @@
 import pytest
 
 from pysampler.errors import SourceError
-from pysampler.passes import PassCount
+from pysampler.sampling.passes import PassCount
 from pysampler.validation.experiment import make_row, read_window, refuse_what_does_not_fit
 
 MS = 1_000_000

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 import pytest
 from simulated import generator, simulate
 
-from pysampler import machine
 from pysampler.errors import PysamplerError
+from pysampler.host import machine
 from pysampler.units import GIB
 from pysampler.validation.report import write_report
 from pysampler.validation.row import Row

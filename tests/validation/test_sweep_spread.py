@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pysampler.plan import PROFILES, draw_plan
+from pysampler.sampling.plan import PROFILES, draw_plan
 from pysampler.validation.workload import WORKLOADS
 
 N_PAGES = 8192

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""A ``pysampler guest`` that the kernel ends when whoever started it is gone, also by SIGKILL.
+
+Started by process PARENT, through `pysampler.host.child`, with the arguments ``PARENT guest ...``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+from pysampler.__main__ import main
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def bind(parent: int) -> None:
+    """Let SIGKILL end this process when its parent's thread that started it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it was gone before
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    bind(int(sys.argv.pop(1)))
+    sys.exit(main())

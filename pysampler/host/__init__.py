@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""This machine, and the other processes on it."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""RAMBlocks: found by source/, read by reader/."""

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: MIT
+"""How QEMU 10 migrates: the constants of its pre-copy loop, and running it for many guests.
+
+The loop itself is in csrc/precopy_model.c. Where a figure comes from stands beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pysampler import core
+from pysampler.arguments import is_real
+from pysampler.errors import UsageError
+from pysampler.units import MAX_RATE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from pysampler.prediction.ensemble import Ensemble
+
+ZeroPages = Literal["none", "legacy", "multifd"]
+
+_PAGE_HEADER = 8
+_PAGES_OF_FLUSH = 32  # QEMUFile writes when its 64 vectors are full: a header and a page each
+MULTIFD_CHANNELS = 2  # QEMU's default
+_MULTIFD_PAGES = 128  # of one packet
+_MULTIFD_HEADER = (
+    320 + 8 * _MULTIFD_PAGES
+)  # the packet's own bytes: a fixed part and an offset per page
+
+# Seen on QEMU 10.0.2 migrations of 1 and 2 GiB guests.
+_SETUP_MS = 1.0
+_STOP_MS = 2.3
+_WAKE_UP_MS = 0.03
+_DEVICE_BYTES = 60_000
+
+_AT_ONCE = 16
+
+MOST_DOWNTIME_MS = 2_000_000.0  # that QEMU takes
+UNLIMITED_MS = 1e12
+
+# What members of Precopy may be.
+LIMITS = {
+    "link": (1.0, MAX_RATE),
+    "deadline_ms": (1.0, 1e8),
+    "latency_ms": (0.0, 1e6),
+    "logging_us": (0.0, 1e6),
+    "zero_page_us": (0.0, 1e6),
+}
+
+
+@dataclass(frozen=True)
+class Precopy:
+    """How the migration is set up.
+
+    Attributes:
+        link: bytes per second of the link itself, which the last pass gets: max-bandwidth does not
+            hold it. None: as much as max-bandwidth.
+        deadline_ms: a migration that takes longer does not converge.
+        multifd: pages travel in packets of 128 through two channels.
+        zero_pages: how zero pages are found and sent: ``legacy`` 9 bytes each, ``multifd`` 8 bytes
+            each, ``none`` as any other page. None: QEMU's default, ``multifd``, which without
+            multifd's channels is ``legacy``.
+        latency_ms: round-trip time of the link.
+        logging_us: what dirty logging costs the guest at a page's first write. About 1.3 us with
+            KVM and 4 KiB pages; under TCG nothing shows.
+        zero_page_us: what it costs the host to read a zero page, which no vector tells: 0.1 to 5 us
+            were seen (docs/prediction.md). None: nothing. No link makes it shorter, so unlike the
+            rest it does not scale with memory and bandwidth.
+    """
+
+    link: float | None = None
+    deadline_ms: float = 3_600_000.0
+    multifd: bool = False
+    zero_pages: ZeroPages | None = None
+    latency_ms: float = 0.0
+    logging_us: float = 0.0
+    zero_page_us: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no migration has."""
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name)
+            if name in ("link", "zero_page_us") and value is None:
+                continue
+            if not is_real(value) or not low <= value <= high:
+                raise UsageError(f"{name}: {value!r} is not between {low:g} and {high:g}")
+        if self.zero_pages not in (None, "none", "legacy", "multifd"):
+            raise UsageError(f"zero_pages: {self.zero_pages!r} is not none, legacy or multifd")
+
+    def parameters(self, page_size: int) -> dict[str, float]:
+        """Return the members of struct ps_precopy."""
+        header = _MULTIFD_HEADER / _MULTIFD_PAGES if self.multifd else _PAGE_HEADER
+        page_bytes = page_size + header
+        return {
+            "deadline_ms": self.deadline_ms,
+            "page_size": page_size,
+            "page_bytes": page_bytes,
+            "zero_page_bytes": self._zero_page_bytes(page_bytes),
+            "zero_page_ms": (self.zero_page_us or 0.0) / 1000,
+            "flush_bytes": (_MULTIFD_PAGES if self.multifd else _PAGES_OF_FLUSH) * page_bytes,
+            # Seen on QEMU 10.0.2: 1.05 MB in each window, whatever the bandwidth.
+            "on_way_bytes": MULTIFD_CHANNELS * _MULTIFD_PAGES * page_bytes if self.multifd else 0,
+            "device_bytes": _DEVICE_BYTES,
+            # The channel is set up, and the destination's word is awaited at the end.
+            "setup_ms": _SETUP_MS + self.latency_ms,
+            "stop_ms": _STOP_MS + self.latency_ms,
+            "wake_up_ms": _WAKE_UP_MS,
+            "logging_ms_per_page": self.logging_us / 1000,
+        }
+
+    def _zero_page_bytes(self, page_bytes: float) -> float:
+        if self.zero_pages == "none":
+            return page_bytes
+        # Without its channels multifd finds none: QEMU then does it the legacy way.
+        return 8 if self.multifd and self.zero_pages != "legacy" else 9
+
+    def with_link(self, link: float) -> Precopy:
+        """Return the same with another link."""
+        return replace(self, link=link)
+
+    def cells(self, grid: Sequence[tuple[float, float | None]]) -> NDArray[Any]:
+        """Return PRECOPY_CELLs of (bandwidth in bytes/s, downtime-limit in ms or None)."""
+        cells = np.zeros(len(grid), dtype=core.PRECOPY_CELL)
+        cells["longer"] = -1
+        for cell, (bandwidth, limit) in zip(cells, grid, strict=True):
+            cell["bandwidth"] = bandwidth / 1000
+            cell["link"] = (self.link or bandwidth) / 1000
+            cell["downtime_limit_ms"] = UNLIMITED_MS if limit is None else limit
+        return cells
+
+
+def migrate(
+    ensemble: Ensemble,
+    precopy: Precopy,
+    grid: Sequence[tuple[float, float | None]],
+    longer: Sequence[int] | None = None,
+) -> NDArray[Any]:
+    """Migrate every member of an ensemble with every cell.
+
+    Args:
+        ensemble: the guests.
+        precopy: how they are migrated.
+        grid: (bandwidth in bytes/s, downtime-limit in ms or None) of each cell.
+        longer: for each cell the index of an earlier one with a longer limit and the same
+            bandwidth, or -1; its outcome is the same where that does not converge or does not
+            notice the shorter limit.
+
+    Returns:
+        core.PRECOPY_OUTCOME, shape [members, cells].
+    """
+    how, cells = precopy.parameters(ensemble.page_size), precopy.cells(grid)
+    if longer is not None:
+        cells["longer"] = longer
+    guests = ensemble.guests
+    # A few at a time: in between Python sees a Ctrl-C.
+    parts = [slice(first, first + _AT_ONCE) for first in range(0, len(guests), _AT_ONCE)]
+    return np.concatenate(
+        [
+            core.precopy_grid(
+                how, guests[part], ensemble.modes[part],
+                ensemble.knots_ms, ensemble.knots_share[part], cells,
+            )
+            for part in parts
+        ]
+    )  # fmt: skip

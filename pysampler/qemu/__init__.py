@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Facts about QEMU as data, each with its source."""
