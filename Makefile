@@ -54,9 +54,10 @@ integration: $(DEV) ## run only the tests against a real QEMU
 	$(BIN)/pytest -m integration
 
 .PHONY: lint
-lint: $(DEV) ## check style and format
+lint: $(DEV) ## check style and format, of Python and C
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror csrc/*.[ch]
 
 .PHONY: type
 type: $(DEV) ## check types

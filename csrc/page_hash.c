@@ -24,17 +24,17 @@
 /* The body of a kernel, of which KERNEL() makes one copy for one page and one for four. */
 #define KERNEL_BODY READS_GUEST static inline __attribute__((always_inline)) void
 
-#define KERNEL(name, body, target)                                                               \
-    target READS_GUEST static void name(const struct ps_hasher *hasher,                          \
-                                        const uint8_t *const *pages, size_t n, size_t page_size, \
-                                        const uint8_t *const *ahead, uint64_t *hashes_ret)       \
-    {                                                                                            \
-        (void)hasher;                                                                            \
-        if (n == PS_PAGES_AT_ONCE)                                                               \
-            body(pages, PS_PAGES_AT_ONCE, page_size, ahead, hashes_ret);                         \
-        else                                                                                     \
-            for (size_t i = 0; i < n; i++)                                                       \
-                body(pages + i, 1, page_size, ahead ? ahead + i : NULL, hashes_ret + i);         \
+#define KERNEL(name, body, target)                                                                 \
+    target READS_GUEST static void name(const struct ps_hasher *hasher,                            \
+                                        const uint8_t *const *pages, size_t n, size_t page_size,   \
+                                        const uint8_t *const *ahead, uint64_t *hashes_ret)         \
+    {                                                                                              \
+        (void)hasher;                                                                              \
+        if (n == PS_PAGES_AT_ONCE)                                                                 \
+            body(pages, PS_PAGES_AT_ONCE, page_size, ahead, hashes_ret);                           \
+        else                                                                                       \
+            for (size_t i = 0; i < n; i++)                                                         \
+                body(pages + i, 1, page_size, ahead ? ahead + i : NULL, hashes_ret + i);           \
     }
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "xxHash's lanes are little-endian");
@@ -150,9 +150,8 @@ static inline void xxh3_init(uint64_t acc[8])
 static inline uint64_t xxh3_merge(const uint64_t acc[8], const uint8_t *secret, uint64_t h)
 {
     for (int i = 0; i < 8; i += 2) {
-        const unsigned __int128 product =
-            (unsigned __int128)(acc[i] ^ load(secret + 8 * i)) *
-            (acc[i + 1] ^ load(secret + 8 * i + 8));
+        const unsigned __int128 product = (unsigned __int128)(acc[i] ^ load(secret + 8 * i)) *
+                                          (acc[i + 1] ^ load(secret + 8 * i + 8));
         h += (uint64_t)product ^ (uint64_t)(product >> 64);
     }
     h = (h ^ h >> 37) * PRIME_MX1;
@@ -176,18 +175,18 @@ static inline uint64_t xxh3_128_finish(const uint64_t acc[8], size_t page_size)
 
 #define LEVEL(name) name##_base
 #define TARGET
-#define VEC_SIZE 16
+#define VEC_SIZE         16
 #define MUL_LOW_32(a, b) _mm_mul_epu32((__m128i)(a), (__m128i)(b))
-#define SWAP_PAIRS(a) _mm_shuffle_epi32((__m128i)(a), 0x4E)
+#define SWAP_PAIRS(a)    _mm_shuffle_epi32((__m128i)(a), 0x4E)
 #include "page_hash_simd.h"
 
-#define LEVEL(name) name##_avx2
-#define TARGET __attribute__((target("avx2")))
-#define VEC_SIZE 32
+#define LEVEL(name)      name##_avx2
+#define TARGET           __attribute__((target("avx2")))
+#define VEC_SIZE         32
 #define MUL_LOW_32(a, b) _mm256_mul_epu32((__m256i)(a), (__m256i)(b))
-#define SWAP_PAIRS(a) _mm256_shuffle_epi32((__m256i)(a), 0x4E)
-#define MUL_64(a, b)                                                                             \
-    ((VEC)MUL_LOW_32(a, b) +                                                                     \
+#define SWAP_PAIRS(a)    _mm256_shuffle_epi32((__m256i)(a), 0x4E)
+#define MUL_64(a, b)                                                                               \
+    ((VEC)MUL_LOW_32(a, b) +                                                                       \
      (((VEC)MUL_LOW_32((a) >> 32, b) + (VEC)MUL_LOW_32(a, (b) >> 32)) << 32))
 #include "page_hash_simd.h"
 
@@ -195,12 +194,12 @@ static inline uint64_t xxh3_128_finish(const uint64_t acc[8], size_t page_size)
  * Of AVX-512, XXH64 gains by the multiplication and rotation of 64-bit lanes, XXH3 by twice the
  * registers. Vectors of 512 bits make neither faster on cold pages.
  */
-#define LEVEL(name) name##_avx512
-#define TARGET __attribute__((target("avx2,avx512f,avx512dq,avx512vl")))
-#define VEC_SIZE 32
+#define LEVEL(name)      name##_avx512
+#define TARGET           __attribute__((target("avx2,avx512f,avx512dq,avx512vl")))
+#define VEC_SIZE         32
 #define MUL_LOW_32(a, b) _mm256_mul_epu32((__m256i)(a), (__m256i)(b))
-#define SWAP_PAIRS(a) _mm256_shuffle_epi32((__m256i)(a), 0x4E)
-#define MUL_64(a, b) ((a) * (b))
+#define SWAP_PAIRS(a)    _mm256_shuffle_epi32((__m256i)(a), 0x4E)
+#define MUL_64(a, b)     ((a) * (b))
 #include "page_hash_simd.h"
 
 #else

@@ -11,10 +11,9 @@
  */
 typedef uint64_t LEVEL(vec) __attribute__((vector_size(VEC_SIZE)));
 /* The same in memory of any alignment and type. */
-typedef uint64_t LEVEL(vec_in_memory)
-    __attribute__((vector_size(VEC_SIZE), aligned(1), may_alias));
+typedef uint64_t LEVEL(vec_in_memory) __attribute__((vector_size(VEC_SIZE), aligned(1), may_alias));
 
-#define VEC LEVEL(vec)
+#define VEC         LEVEL(vec)
 #define LOAD_VEC(p) (*(const LEVEL(vec_in_memory) *)(p))
 
 enum { LEVEL(VECS) = LINE / VEC_SIZE };

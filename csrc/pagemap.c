@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Which pages were written: by PAGEMAP_SCAN under asynchronous write-protection, or by soft-dirty bits. */
+/* Which pages were written: by PAGEMAP_SCAN under asynchronous write-protection, or by soft-dirty
+ * bits. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sys/ioctl.h>

@@ -34,8 +34,7 @@ int64_t ps_hash_mapped(const struct ps_hasher *hasher, const void *base, size_t 
             next[i] = bytes + vfns[smaller(done + batch + i, n - 1)] * page_size;
         }
         guard.n_pages = batch;
-        kernel(hasher, pages, batch, page_size, hasher->prefetch ? next : NULL,
-               hashes_ret + done);
+        kernel(hasher, pages, batch, page_size, hasher->prefetch ? next : NULL, hashes_ret + done);
         done += batch;
     }
     ps_sigbus_leave(&guard);

@@ -109,7 +109,8 @@ static double share_after(const struct state *s, double ms)
     return y0;
 }
 
-/* A writer that goes through its cells in order sets what lies in [from, from + by) laps; 0 <= from < 1. */
+/* A writer that goes through its cells in order sets what lies in [from, from + by) laps; 0 <= from
+ * < 1. */
 static void set_sequence(double *set, double from, double by)
 {
     if (by >= 1) {
@@ -131,9 +132,9 @@ static void set_sequence(double *set, double from, double by)
 /* Returns the pages that were in the log. */
 static double sync_bitmap(struct state *s)
 {
-    double active = slowed_by_logging(
-        s, active_until(s->guest, s->now + s->guest->burst_phase_ms) -
-               active_until(s->guest, s->synced + s->guest->burst_phase_ms));
+    double active =
+        slowed_by_logging(s, active_until(s->guest, s->now + s->guest->burst_phase_ms) -
+                                 active_until(s->guest, s->synced + s->guest->burst_phase_ms));
     double elapsed = s->now - s->synced;
     double *set = s->cells.set + 1;
     double logged = 0;
@@ -147,8 +148,8 @@ static double sync_bitmap(struct state *s)
             logged += mode->pages * fmin(1, mode->rate * active);
             continue;
         }
-        double clean = mode->kind == PS_MODE_TABLE ? 1 - share_after(s, elapsed)
-                                                   : exp(-mode->rate * active);
+        double clean =
+            mode->kind == PS_MODE_TABLE ? 1 - share_after(s, elapsed) : exp(-mode->rate * active);
         logged += mode->pages * (1 - clean);
         for (size_t k = 0; k < CELLS_OF_MODE; k++)
             set[k] = 1 - (1 - set[k]) * clean;
@@ -160,7 +161,7 @@ static double sync_bitmap(struct state *s)
 /* Pages with their bit set in the cells from `first` on. */
 static double pages_ahead(const struct cells *cells, size_t first)
 {
-    double sums[4] = { 0 }; /* four sums, since one waits for itself */
+    double sums[4] = {0}; /* four sums, since one waits for itself */
     size_t k = first;
 
     for (; k + 4 <= cells->n; k += 4)
@@ -179,8 +180,7 @@ static double remaining_pages(const struct state *s)
 /* A zero page is read, or the link is slower than that. */
 static double zero_page_ms(const struct state *s, double link)
 {
-    return fmax(s->guest->zero_page_factor * s->how->zero_page_ms,
-                s->how->zero_page_bytes / link);
+    return fmax(s->guest->zero_page_factor * s->how->zero_page_ms, s->how->zero_page_bytes / link);
 }
 
 /* Scan on to the end of the cells, or until so many pages are sent. Returns how many were. */
@@ -263,10 +263,11 @@ static void start(struct state *s)
 }
 
 /*
- * Windows in which nothing is decided, since more than the threshold remains at the end of each, and
- * whose budget is spent on pages that are no zero pages. Returns how many can be taken at once.
+ * Windows in which nothing is decided, since more than the threshold remains at the end of each,
+ * and whose budget is spent on pages that are no zero pages. Returns how many can be taken at once.
  */
-static double quiet_windows(const struct state *s, double remaining, double threshold, double budget)
+static double quiet_windows(const struct state *s, double remaining, double threshold,
+                            double budget)
 {
     double spare = remaining - threshold / s->how->page_size;
 
@@ -289,9 +290,9 @@ static void send_pages(struct state *s, double pages)
 
 /*
  * The threshold below which a migration is stuck. Progress is the least that remained after a sync,
- * of one stretch of time and of the next, each half as long again as the one before. On its way down
- * it makes steady progress, so gains more in each stretch; in a plateau the gains fade, as a geometric
- * row at most.
+ * of one stretch of time and of the next, each half as long again as the one before. On its way
+ * down it makes steady progress, so gains more in each stretch; in a plateau the gains fade, as a
+ * geometric row at most.
  */
 static double unstuck_from(const double least[3])
 {
@@ -322,8 +323,9 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
     const struct ps_precopy *how = s->how;
     double link = fmax(cell->link, 1e-3), limit = cell->downtime_limit_ms;
     /* The rate limit is looked at when the send buffer is flushed. */
-    double budget = fmax(1, ceil(cell->bandwidth * WINDOW_MS / how->flush_bytes)) * how->flush_bytes +
-                    how->on_way_bytes;
+    double budget =
+        fmax(1, ceil(cell->bandwidth * WINDOW_MS / how->flush_bytes)) * how->flush_bytes +
+        how->on_way_bytes;
     double rate = 0, sent_window = 0;
     int64_t syncs = 1;
     int32_t passes = 1;
@@ -331,7 +333,7 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
     start(s);
     memset(out, 0, sizeof(*out));
     double window = s->now, remaining = remaining_pages(s);
-    double least[3] = { INFINITY, INFINITY, INFINITY }, next_check = 0;
+    double least[3] = {INFINITY, INFINITY, INFINITY}, next_check = 0;
 
     while (s->now < how->deadline_ms) {
         if (is_little(remaining, how, rate, limit, out)) {
@@ -340,8 +342,8 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
                 remaining = remaining_pages(s);
                 syncs++;
                 if (rounds && (size_t)syncs <= n_rounds)
-                    rounds[syncs - 1] = (struct ps_precopy_round){ s->now, remaining,
-                                                                   out->sent_bytes, rate * limit };
+                    rounds[syncs - 1] =
+                        (struct ps_precopy_round){s->now, remaining, out->sent_bytes, rate * limit};
             }
             if (is_little(remaining, how, rate, limit, out)) {
                 out->converged = 1;
@@ -367,7 +369,8 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
             double n = quiet_windows(s, remaining, rate * limit, budget);
             if (n >= 2) {
                 send_pages(s, n * budget / how->page_bytes);
-                s->now = fmax(window + n * (WINDOW_MS + how->wake_up_ms), s->now + n * budget / link);
+                s->now =
+                    fmax(window + n * (WINDOW_MS + how->wake_up_ms), s->now + n * budget / link);
                 out->sent_bytes += n * budget;
                 window = s->now;
                 remaining = remaining_pages(s);
@@ -433,13 +436,13 @@ int ps_precopy_grid(const struct ps_precopy *how, const struct ps_precopy_guest 
     if (invalid(how, n_modes, n_knots) || !in_order(grid, n_cells))
         return -EINVAL;
     for (size_t g = 0; g < n_guests; g++) {
-        struct state s = { .how = how,
-                           .guest = &guests[g],
-                           .modes = modes + g * n_modes,
-                           .n_modes = n_modes,
-                           .n_knots = n_knots,
-                           .knots_ms = knots_ms,
-                           .knots_share = knots_share + g * n_knots };
+        struct state s = {.how = how,
+                          .guest = &guests[g],
+                          .modes = modes + g * n_modes,
+                          .n_modes = n_modes,
+                          .n_knots = n_knots,
+                          .knots_ms = knots_ms,
+                          .knots_share = knots_share + g * n_knots};
         struct ps_precopy_outcome *outcomes = outcomes_ret + g * n_cells;
         for (size_t c = 0; c < n_cells; c++) {
             const struct ps_precopy_outcome *longer =
@@ -456,17 +459,18 @@ int ps_precopy_grid(const struct ps_precopy *how, const struct ps_precopy_guest 
 int64_t ps_precopy_rounds(const struct ps_precopy *how, const struct ps_precopy_guest *guest,
                           const struct ps_precopy_mode *modes, size_t n_modes,
                           const double *knots_ms, const double *knots_share, size_t n_knots,
-                          const struct ps_precopy_cell *cell, struct ps_precopy_outcome *outcome_ret,
+                          const struct ps_precopy_cell *cell,
+                          struct ps_precopy_outcome *outcome_ret,
                           struct ps_precopy_round *rounds_ret, size_t n_rounds)
 {
     if (invalid(how, n_modes, n_knots))
         return -EINVAL;
-    struct state s = { .how = how,
-                       .guest = guest,
-                       .modes = modes,
-                       .n_modes = n_modes,
-                       .n_knots = n_knots,
-                       .knots_ms = knots_ms,
-                       .knots_share = knots_share };
+    struct state s = {.how = how,
+                      .guest = guest,
+                      .modes = modes,
+                      .n_modes = n_modes,
+                      .n_knots = n_knots,
+                      .knots_ms = knots_ms,
+                      .knots_share = knots_share};
     return run(&s, cell, outcome_ret, rounds_ret, n_rounds);
 }

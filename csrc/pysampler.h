@@ -42,8 +42,7 @@ enum ps_simd {
     PS_SIMD_AVX512,
 };
 
-typedef unsigned long (*ps_crc32_fn)(unsigned long crc, const unsigned char *buf,
-                                     unsigned int len);
+typedef unsigned long (*ps_crc32_fn)(unsigned long crc, const unsigned char *buf, unsigned int len);
 
 /*
  * Find crc32() and the version of the zlib that is installed.
@@ -85,9 +84,9 @@ int64_t ps_hash_mapped(const struct ps_hasher *hasher, const void *base, size_t 
  * Returns how many pages were hashed; fewer than n: page vfns[result] is not readable.
  * -ESRCH: no such process; -EPERM: not allowed.
  */
-int64_t ps_hash_remote(const struct ps_hasher *hasher, int pid, uint64_t address,
-                       size_t page_size, const uint64_t *vfns, size_t n, void *staging,
-                       size_t staging_pages, uint64_t *hashes_ret);
+int64_t ps_hash_remote(const struct ps_hasher *hasher, int pid, uint64_t address, size_t page_size,
+                       const uint64_t *vfns, size_t n, void *staging, size_t staging_pages,
+                       uint64_t *hashes_ret);
 
 /*
  * The same for pages of a file, copied by pread() into staging (one page). For files whose
@@ -97,8 +96,8 @@ int64_t ps_hash_remote(const struct ps_hasher *hasher, int pid, uint64_t address
  * Returns how many pages were hashed; fewer than n: page vfns[result] is past the end of file,
  * or reading it is an I/O error.
  */
-int64_t ps_hash_file(const struct ps_hasher *hasher, int fd, size_t page_size,
-                     const uint64_t *vfns, size_t n, void *staging, uint64_t *hashes_ret);
+int64_t ps_hash_file(const struct ps_hasher *hasher, int fd, size_t page_size, const uint64_t *vfns,
+                     size_t n, void *staging, uint64_t *hashes_ret);
 
 /*
  * Compare the pages base + vfns[i] * page_size, i < n, with copies of them that were kept one
@@ -120,7 +119,8 @@ enum ps_page_state {
     PS_PAGE_HOLE,        /* never written: reads as zeros, must not be read */
     PS_PAGE_SWAPPED,     /* in swap: reading it would swap it in */
     PS_PAGE_FILE,        /* not touched by its process; its file cannot be read by us */
-    PS_PAGE_USERFAULTFD, /* missing: who holds a userfaultfd will fill it; a read would wait for that */
+    PS_PAGE_USERFAULTFD, /* missing: who holds a userfaultfd will fill it; a read would wait for
+                            that */
     PS_PAGE_CLOSED,      /* reading it failed */
     PS_PAGE_SHARED,      /* present, and may be elsewhere too: by KSM or a fork; or a zero page */
 };
@@ -172,9 +172,9 @@ enum ps_uffd_kind {
 };
 
 /*
- * Open a userfaultfd of this address space for write-protection, with all the features its kind needs.
- * Returns the descriptor. -EPERM: not allowed; -ENOSYS: the kernel has none;
- * -EOPNOTSUPP: the kernel lacks a feature.
+ * Open a userfaultfd of this address space for write-protection, with all the features its kind
+ * needs. Returns the descriptor. -EPERM: not allowed; -ENOSYS: the kernel has none; -EOPNOTSUPP:
+ * the kernel lacks a feature.
  */
 int ps_uffd_open(int kind);
 
@@ -188,16 +188,17 @@ uint64_t ps_uffd_features(int kind);
 int ps_uffd_copy(int pid, int fd);
 
 /*
- * Register memory, give it back (those who wait for it go on), protect it. Addresses and lengths are whole pages.
- * Return 0 or -errno of the ioctl; -EBUSY: registered with another userfaultfd.
+ * Register memory, give it back (those who wait for it go on), protect it. Addresses and lengths
+ * are whole pages. Return 0 or -errno of the ioctl; -EBUSY: registered with another userfaultfd.
  */
 int ps_uffd_register(int uffd, uint64_t address, uint64_t length);
 int ps_uffd_unregister(int uffd, uint64_t address, uint64_t length);
 int ps_uffd_protect(int uffd, uint64_t address, uint64_t length);
 
 /*
- * The grain in which registered memory is protected and released: the host's page_size, or that of the huge pages
- * which hold it. Returns bytes, or -errno; -EINVAL: there is no whole page of any size.
+ * The grain in which registered memory is protected and released: the host's page_size, or that of
+ * the huge pages which hold it. Returns bytes, or -errno; -EINVAL: there is no whole page of any
+ * size.
  */
 int64_t ps_uffd_page_size(int uffd, uint64_t address, uint64_t length, size_t page_size);
 
@@ -210,10 +211,9 @@ struct ps_range {
 };
 
 /*
- * Set the bits of the pages written since they were protected, by /proc/PID/pagemap; other bits stay. The
- * pages stay as they are.
- * Returns how many bits were not set before. -EPERM: a part is not registered with a
- * PS_UFFD_ASYNC descriptor; -ENOTTY: the kernel has no PAGEMAP_SCAN.
+ * Set the bits of the pages written since they were protected, by /proc/PID/pagemap; other bits
+ * stay. The pages stay as they are. Returns how many bits were not set before. -EPERM: a part is
+ * not registered with a PS_UFFD_ASYNC descriptor; -ENOTTY: the kernel has no PAGEMAP_SCAN.
  *
  * Pre: the bitmap covers the range; page_size is the host's.
  */
@@ -221,9 +221,8 @@ int64_t ps_written_pages(int pagemap_fd, const struct ps_range *range, size_t pa
                          uint8_t *bitmap_ret);
 
 /*
- * Protect the written ones of protected pages again. Beside ps_uffd_protect(), which visits every page table
- * entry to change it, this is quick.
- * Returns 0 or an error of ps_written_pages().
+ * Protect the written ones of protected pages again. Beside ps_uffd_protect(), which visits every
+ * page table entry to change it, this is quick. Returns 0 or an error of ps_written_pages().
  */
 int ps_protect_written(int pagemap_fd, uint64_t address, uint64_t length);
 
@@ -251,32 +250,33 @@ struct ps_waiting {
 };
 
 struct ps_ring_set {
-    int uffd;           /* of kind PS_UFFD_MESSAGES, a copy that nobody else knows */
-    int shown_uffd;     /* what it is a copy of: others may close it or put something else there */
-    int guardian_fd;    /* a socket to the guardian, or -1 */
-    uint64_t beat_ms;   /* when it was told last that we run, CLOCK_MONOTONIC */
-    int harvest_full;   /* 1: a full ring is harvested at once; 0: its thread waits for a request */
-    size_t page_size;   /* the host's */
+    int uffd;         /* of kind PS_UFFD_MESSAGES, a copy that nobody else knows */
+    int shown_uffd;   /* what it is a copy of: others may close it or put something else there */
+    int cleanup_fd;   /* a socket to the cleanup process, or -1 */
+    uint64_t beat_ms; /* when it was told last that we run, CLOCK_MONOTONIC */
+    int harvest_full; /* 1: a full ring is harvested at once; 0: its thread waits for a request */
+    size_t page_size; /* the host's */
     size_t n_ranges;
     const struct ps_range *ranges;
-    uint8_t *bitmap;    /* pages harvested */
-    size_t n_rings;     /* the last one is that of all threads which are no vCPU */
+    uint8_t *bitmap; /* pages harvested */
+    size_t n_rings;  /* the last one is that of all threads which are no vCPU */
     struct ps_ring *rings;
-    uint32_t capacity;  /* entries of each ring, at least 1 */
+    uint32_t capacity; /* entries of each ring, at least 1 */
     uint32_t n_waiting;
     uint32_t max_waiting; /* at least 1 */
     struct ps_waiting *waiting;
 };
 
 /*
- * What ps_ring_serve() writes to the guardian, a byte each. When the socket can be read from, then the guardian has
- * let the guest go, or has ended.
+ * What ps_ring_serve() writes to the cleanup process, a byte each. When the socket can be read
+ * from, then the cleanup process has let the guest go, or has ended.
  */
-enum ps_guardian {
-    PS_GUARDIAN_BEAT = 'b',     /* we run; about every PS_GUARDIAN_BEAT_MS */
-    PS_GUARDIAN_LET_GO = 'x',   /* give all memory back */
-    PS_GUARDIAN_BEAT_MS = 250,
-    PS_GUARDIAN_LATE_MS = 4000, /* so late the guest may have let itself go, which it does after 5 s */
+enum ps_cleanup {
+    PS_CLEANUP_BEAT = 'b',   /* we run; about every PS_CLEANUP_BEAT_MS */
+    PS_CLEANUP_LET_GO = 'x', /* give all memory back */
+    PS_CLEANUP_BEAT_MS = 250,
+    PS_CLEANUP_LATE_MS =
+        4000, /* so late the guest may have let itself go, which it does after 5 s */
 };
 
 /* What may be asked of ps_ring_serve(). */
@@ -287,13 +287,14 @@ enum ps_ring_request {
 };
 
 /*
- * Answer the messages of a userfaultfd until asked to stop, waiting for them meanwhile: to be called in a thread
- * of its own. A request is added to the eventfd request_fd; when it is done, 1 is added to the eventfd reply_fd.
- * A write is noted before it happens, so each write that has happened when a request is made is in the bitmap
- * when it is answered.
+ * Answer the messages of a userfaultfd until asked to stop, waiting for them meanwhile: to be
+ * called in a thread of its own. A request is added to the eventfd request_fd; when it is done, 1
+ * is added to the eventfd reply_fd. A write is noted before it happens, so each write that has
+ * happened when a request is made is in the bitmap when it is answered.
  *
- * Returns 0 when stopped; -EBADF: a descriptor was closed, or is another file; -ESRCH: the address space has ended; -EOWNERDEAD: the
- * guardian has let the guest go, or has ended. After an error all ranges have been unregistered.
+ * Returns 0 when stopped; -EBADF: a descriptor was closed, or is another file; -ESRCH: the address
+ * space has ended; -EOWNERDEAD: the cleanup process has let the guest go, or has ended. After an
+ * error all ranges have been unregistered.
  *
  * Pre: nothing in the set's own memory is under tracking; nobody else writes it meanwhile.
  */
@@ -302,24 +303,26 @@ int ps_ring_serve(struct ps_ring_set *set, int request_fd, int reply_fd);
 /* ---- the emulated guest: vcpu.c, fill.c ---- */
 
 enum ps_pattern { /* which page is written next */
-    PS_PATTERN_IDLE,
-    PS_PATTERN_UNIFORM,
-    PS_PATTERN_HOTCOLD,
-    PS_PATTERN_ZIPF,
-    PS_PATTERN_SWEEP,
-    PS_PATTERN_KV,
+                  PS_PATTERN_IDLE,
+                  PS_PATTERN_UNIFORM,
+                  PS_PATTERN_HOTCOLD,
+                  PS_PATTERN_ZIPF,
+                  PS_PATTERN_SWEEP,
+                  PS_PATTERN_KV,
 };
 
-enum ps_effect { /* what a write does */
-    PS_EFFECT_MARK,   /* stores the mark: vCPU index << 48 | number of this vCPU's write, from 1 */
-    PS_EFFECT_SILENT, /* stores what is there already */
-    PS_EFFECT_FREE,   /* the whole page becomes zero */
+enum ps_effect {                 /* what a write does */
+                 PS_EFFECT_MARK, /* stores the mark: vCPU index << 48 | number of this vCPU's write,
+                                    from 1 */
+                 PS_EFFECT_SILENT, /* stores what is there already */
+                 PS_EFFECT_FREE,   /* the whole page becomes zero */
 };
 
-enum ps_kv_write { /* what the operations of a store that are no reads do */
-    PS_KV_UPDATE, /* a new value for a key */
-    PS_KV_INSERT, /* a new key, in place of the oldest; reads then favour the newest keys */
-    PS_KV_MODIFY, /* a read, then an update */
+enum ps_kv_write {               /* what the operations of a store that are no reads do */
+                   PS_KV_UPDATE, /* a new value for a key */
+                   PS_KV_INSERT, /* a new key, in place of the oldest; reads then favour the newest
+                                    keys */
+                   PS_KV_MODIFY, /* a read, then an update */
 };
 
 /* A slab store. Arrays are the caller's; offsets are bytes in the working set, multiples of 8. */
@@ -332,11 +335,11 @@ struct ps_kv {
     uint64_t reads;             /* share of reads, in units of 2^-64 */
     int write;                  /* enum ps_kv_write */
     /* state */
-    uint64_t newest;    /* key inserted last */
-    uint64_t rest_at;   /* the write under way: its next page, */
-    uint64_t rest_end;  /* up to here; rest_at == rest_end: no write under way */
-    uint64_t unlink;    /* 1 + the chunk whose header goes into the free list next; 0: none */
-    uint64_t modify;    /* 1 + the key that was read and is to be updated; 0: none */
+    uint64_t newest;   /* key inserted last */
+    uint64_t rest_at;  /* the write under way: its next page, */
+    uint64_t rest_end; /* up to here; rest_at == rest_end: no write under way */
+    uint64_t unlink;   /* 1 + the chunk whose header goes into the free list next; 0: none */
+    uint64_t modify;   /* 1 + the key that was read and is to be updated; 0: none */
 };
 
 /* Writes due at a steady rate. */
@@ -349,28 +352,28 @@ struct ps_pace {
 struct ps_vcpu {
     /* where: set once */
     uint64_t index;
-    uint64_t *writes;    /* this vCPU's published counter */
+    uint64_t *writes; /* this vCPU's published counter */
     /* what: set while ps_vcpu_run is not under way */
-    void *base;          /* start of the working set */
-    uint64_t *stamps;    /* per page of it: CLOCK_MONOTONIC ns of its last write; NULL: not kept */
-    uint64_t n_pages;    /* of the working set, at least 1 and below 2^32 */
+    void *base;       /* start of the working set */
+    uint64_t *stamps; /* per page of it: CLOCK_MONOTONIC ns of its last write; NULL: not kept */
+    uint64_t n_pages; /* of the working set, at least 1 and below 2^32 */
     uint64_t seed;
-    int pattern;         /* enum ps_pattern */
-    int effect;          /* enum ps_effect */
-    uint64_t hot_pages;  /* hotcold: these first pages, from 1 to n_pages, */
-    uint64_t hits;       /* get this share of the writes, in units of 2^-64 */
-    uint64_t n_ranks;    /* zipf and kv: n_pages or n_keys; else 0 */
-    double theta;        /*   share of rank k: proportional to k^-theta, theta > 0 */
-    uint64_t stride;     /*   rank k is page or key (k - 1) x stride mod n_ranks; coprime to it */
+    int pattern;        /* enum ps_pattern */
+    int effect;         /* enum ps_effect */
+    uint64_t hot_pages; /* hotcold: these first pages, from 1 to n_pages, */
+    uint64_t hits;      /* get this share of the writes, in units of 2^-64 */
+    uint64_t n_ranks;   /* zipf and kv: n_pages or n_keys; else 0 */
+    double theta;       /*   share of rank k: proportional to k^-theta, theta > 0 */
+    uint64_t stride;    /*   rank k is page or key (k - 1) x stride mod n_ranks; coprime to it */
     struct ps_kv kv;
     uint64_t on_ns;      /* bursts: active so long from origin_ns on, */
     uint64_t off_ns;     /* then pausing so long, and so on; 0: always active */
     struct ps_pace pace; /* writes_per_second 0: as many as can be */
     /* state */
-    uint64_t draws;      /* random numbers taken; with seed, all there is to the sequence */
-    uint64_t position;   /* sweep */
+    uint64_t draws;             /* random numbers taken; with seed, all there is to the sequence */
+    uint64_t position;          /* sweep */
     double zipf_low, zipf_high; /* of theta and n_ranks; set by ps_vcpu_run */
-    uint32_t interrupt;  /* 1: ps_vcpu_run must return */
+    uint32_t interrupt;         /* 1: ps_vcpu_run must return */
 };
 
 /*
@@ -455,8 +458,8 @@ struct ps_precopy { /* what all cells have in common */
     double on_way_bytes;    /* that channels of multifd still send when it has been reached */
     double device_bytes;    /* device state, in the last pass */
     double setup_ms;
-    double stop_ms;    /* stopping the vCPUs and handing over, part of the downtime */
-    double wake_up_ms; /* how late a window starts */
+    double stop_ms;             /* stopping the vCPUs and handing over, part of the downtime */
+    double wake_up_ms;          /* how late a window starts */
     double logging_ms_per_page; /* what dirty logging costs the guest at a page's first write */
 };
 
@@ -496,8 +499,8 @@ int ps_precopy_grid(const struct ps_precopy *how, const struct ps_precopy_guest 
                     struct ps_precopy_outcome *outcomes_ret);
 
 /*
- * Migrate one guest with one cell and keep the bitmap syncs, n_rounds at most; rounds_ret[0] stays as it is.
- * Returns the number of syncs, the one at the start among them, or -EINVAL as above.
+ * Migrate one guest with one cell and keep the bitmap syncs, n_rounds at most; rounds_ret[0] stays
+ * as it is. Returns the number of syncs, the one at the start among them, or -EINVAL as above.
  */
 int64_t ps_precopy_rounds(const struct ps_precopy *how, const struct ps_precopy_guest *guest,
                           const struct ps_precopy_mode *modes, size_t n_modes,

@@ -29,9 +29,9 @@ static void hash_copies(ps_kernel kernel, const struct ps_hasher *hasher, const 
     }
 }
 
-int64_t ps_hash_remote(const struct ps_hasher *hasher, int pid, uint64_t address,
-                       size_t page_size, const uint64_t *vfns, size_t n, void *staging,
-                       size_t staging_pages, uint64_t *hashes_ret)
+int64_t ps_hash_remote(const struct ps_hasher *hasher, int pid, uint64_t address, size_t page_size,
+                       const uint64_t *vfns, size_t n, void *staging, size_t staging_pages,
+                       uint64_t *hashes_ret)
 {
     const ps_kernel kernel = ps_kernel_of(hasher);
     const size_t batch_pages = smaller(staging_pages, BATCH_MAX);
@@ -79,8 +79,8 @@ static int read_page(int fd, uint8_t *page, size_t page_size, off_t offset)
     return 1;
 }
 
-int64_t ps_hash_file(const struct ps_hasher *hasher, int fd, size_t page_size,
-                     const uint64_t *vfns, size_t n, void *staging, uint64_t *hashes_ret)
+int64_t ps_hash_file(const struct ps_hasher *hasher, int fd, size_t page_size, const uint64_t *vfns,
+                     size_t n, void *staging, uint64_t *hashes_ret)
 {
     const ps_kernel kernel = ps_kernel_of(hasher);
 

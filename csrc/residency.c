@@ -141,7 +141,8 @@ int ps_file_system(int fd, int64_t *magic_ret)
 /* Reads n entries of a pagemap into entries; those past the end of the address space become 0. */
 static int read_pagemap(int fd, uint64_t first_page, uint64_t *entries, size_t n)
 {
-    const ssize_t got = pread(fd, entries, n * sizeof *entries, (off_t)(first_page * sizeof *entries));
+    const ssize_t got =
+        pread(fd, entries, n * sizeof *entries, (off_t)(first_page * sizeof *entries));
     if (got < 0)
         return -errno;
     memset((uint8_t *)entries + got, 0, n * sizeof *entries - (size_t)got);
@@ -179,8 +180,7 @@ int ps_states_of_process(int fd, uint64_t address, size_t page_size, const uint6
         }
         const uint64_t entry = entries[page - first];
         if (entry & PRESENT)
-            states_ret[order[i]] =
-                entry & (OF_FILE | EXCLUSIVE) ? PS_PAGE_PRESENT : PS_PAGE_SHARED;
+            states_ret[order[i]] = entry & (OF_FILE | EXCLUSIVE) ? PS_PAGE_PRESENT : PS_PAGE_SHARED;
         else
             states_ret[order[i]] = entry & SWAPPED ? PS_PAGE_SWAPPED : PS_PAGE_HOLE;
     }

@@ -112,8 +112,7 @@ static void install(void)
     pthread_mutex_unlock(&install_lock);
 }
 
-void ps_sigbus_enter(struct ps_sigbus_guard *guard, const uint8_t *const *pages,
-                     size_t page_size)
+void ps_sigbus_enter(struct ps_sigbus_guard *guard, const uint8_t *const *pages, size_t page_size)
 {
     sigset_t sigbus;
 

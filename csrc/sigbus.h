@@ -28,8 +28,7 @@ struct ps_sigbus_guard {
 };
 
 /* Guards of one thread do not nest. */
-void ps_sigbus_enter(struct ps_sigbus_guard *guard, const uint8_t *const *pages,
-                     size_t page_size);
+void ps_sigbus_enter(struct ps_sigbus_guard *guard, const uint8_t *const *pages, size_t page_size);
 void ps_sigbus_leave(const struct ps_sigbus_guard *guard);
 
 #endif

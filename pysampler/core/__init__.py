@@ -45,9 +45,9 @@ from pysampler.core.precopy_model import (
 )
 from pysampler.core.seam import BitArray, HashArray, StateArray, VfnArray
 from pysampler.core.tracking import (
-    GUARDIAN_BEAT_S,
-    GUARDIAN_LATE_S,
-    GUARDIAN_LET_GO,
+    CLEANUP_BEAT_S,
+    CLEANUP_LATE_S,
+    CLEANUP_LET_GO,
     HOST_PAGE_SIZE,
     MAX_WAITING,
     Range,
@@ -68,9 +68,9 @@ from pysampler.core.tracking import (
 )
 
 __all__ = [
-    "GUARDIAN_BEAT_S",
-    "GUARDIAN_LATE_S",
-    "GUARDIAN_LET_GO",
+    "CLEANUP_BEAT_S",
+    "CLEANUP_LATE_S",
+    "CLEANUP_LET_GO",
     "HOST_PAGE_SIZE",
     "HUGETLBFS_MAGIC",
     "MAX_WAITING",

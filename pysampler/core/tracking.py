@@ -120,9 +120,9 @@ def soft_dirty_pages(pagemap: int, memory: Range, bitmap: BitArray) -> int:
     return check(lib.ps_soft_dirty_pages(pagemap, _range(memory), HOST_PAGE_SIZE, bits), "pagemap")
 
 
-GUARDIAN_BEAT_S = lib.PS_GUARDIAN_BEAT_MS / 1000
-GUARDIAN_LATE_S = lib.PS_GUARDIAN_LATE_MS / 1000
-GUARDIAN_LET_GO = bytes([lib.PS_GUARDIAN_LET_GO])
+CLEANUP_BEAT_S = lib.PS_CLEANUP_BEAT_MS / 1000
+CLEANUP_LATE_S = lib.PS_CLEANUP_LATE_MS / 1000
+CLEANUP_LET_GO = bytes([lib.PS_CLEANUP_LET_GO])
 
 
 class RingRequest(enum.IntEnum):
@@ -144,7 +144,7 @@ class RingSet:
         tids: the threads with a ring of their own.
         capacity: entries of a ring.
         harvest_full: whether a full ring is harvested at once.
-        guardian: a socket to the process that lets the guest go in our place; -1 without one.
+        cleanup: a socket to the process that lets the guest go in our place; -1 without one.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class RingSet:
         *,
         capacity: int,
         harvest_full: bool,
-        guardian: int,
+        cleanup: int,
     ) -> None:
         n_rings = len(tids) + 1
         self._bitmap = _bits(bitmap, ranges)
@@ -173,7 +173,7 @@ class RingSet:
             {
                 "uffd": own_uffd,
                 "shown_uffd": uffd,
-                "guardian_fd": guardian,
+                "cleanup_fd": cleanup,
                 "harvest_full": harvest_full,
                 "page_size": HOST_PAGE_SIZE,
                 "n_ranges": len(ranges),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pysampler.guest.guest import Guest
 
-HELD_S = 5.0  # a tracker answers within milliseconds; its guardian lets go after two seconds
+HELD_S = 5.0  # a tracker answers within milliseconds; its cleanup process lets go after two seconds
 
 _WAITS_FOR_A_TRACKER = "handle_userfault"  # the kernel's function, as wchan names it
 
@@ -25,8 +25,8 @@ _WAITS_FOR_A_TRACKER = "handle_userfault"  # the kernel's function, as wchan nam
 class HeldVcpus:
     """Looks after the vCPUs of a guest.
 
-    A tracker and its guardian may have been killed or stopped both. The guest, which has offered
-    the userfaultfds, gives itself its memory back then.
+    A tracker and its cleanup process may both have been killed or stopped. The guest, which
+    has offered the userfaultfds, gives itself its memory back then.
 
     Args:
         guest: the guest.

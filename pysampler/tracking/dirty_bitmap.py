@@ -76,7 +76,7 @@ class DirtyBitmap:
                     self._protection.pagemap, memory, self.memory.bitmap
                 )
         self.memory.check()
-        self._protection.check_guardian()
+        self._protection.check_cleanup()
         return PassCount(self._n_written * PAGES_PER_BIT, 0)
 
     def details(self) -> dict[str, Any]:

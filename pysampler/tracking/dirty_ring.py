@@ -138,7 +138,7 @@ class DirtyRing:
             tuple(vcpus.values()),
             capacity=capacity,
             harvest_full=harvest_full,
-            guardian=-1 if protection.guardian is None else protection.guardian.fd,
+            cleanup=-1 if protection.cleanup is None else protection.cleanup.fd,
         )
         self._handler = _Handler(protection, rings)
         # Should nobody call close(): no writer may wait for a handler that ends with us.
@@ -194,10 +194,10 @@ class DirtyRing:
         try:
             yield
         except OSError as error:
-            self._handler.protection.check_guardian()
+            self._handler.protection.check_cleanup()
             why = f"its handler ended: {error.strerror}"
             if error.errno == errno.EOWNERDEAD:
-                seconds = core.GUARDIAN_LATE_S
+                seconds = core.CLEANUP_LATE_S
                 why = f"it and its cleanup process stood still for {seconds:g} s or longer"
             raise FaultError(
                 f"dirty-ring: {why}",

@@ -19,7 +19,7 @@ from pysampler import core
 from pysampler.core import UffdKind
 from pysampler.errors import FaultError, MissingFeatureError, SourceError
 from pysampler.host.rights import process_error
-from pysampler.tracking.guarded import Guardian
+from pysampler.tracking.cleanup import Cleanup
 from pysampler.tracking.memory import UntrackableError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class WriteProtection:
         fd: the userfaultfd.
         own_fd: a copy of it that nobody else knows.
         pagemap: /proc/PID/pagemap, open.
-        guardian: gives the memory of another process back if this one cannot; else None.
+        cleanup: gives the memory of another process back if this one cannot; else None.
 
     Args:
         memory: what to register.
@@ -90,13 +90,13 @@ class WriteProtection:
     Raises:
         MissingFeatureError: there is no userfaultfd to be had.
         UntrackableError: this memory cannot be write-protected.
-        SourceError: no such process, it is being tracked already, or there can be no guardian.
+        SourceError: no such process, it is tracked already, or there can be no cleanup process.
     """
 
     def __init__(self, memory: TrackedMemory, kind: UffdKind, pid: int) -> None:
         self._memory = memory
         self._opener = os.getpid()
-        self.guardian: Guardian | None = None
+        self.cleanup: Cleanup | None = None
         with ExitStack() as stack:
             self.pagemap = _open_pagemap(pid)
             stack.callback(os.close, self.pagemap)
@@ -109,8 +109,8 @@ class WriteProtection:
             self.own_fd = os.dup(self.fd)
             stack.callback(os.close, self.own_fd)
             if pid != os.getpid():
-                self.guardian = Guardian(self.own_fd, memory.ranges)
-                stack.callback(self.guardian.close)
+                self.cleanup = Cleanup(self.own_fd, memory.ranges)
+                stack.callback(self.cleanup.close)
             self._register()
             self._stack = stack.pop_all()
 
@@ -152,13 +152,13 @@ class WriteProtection:
                 idstr=idstr,
             ) from error
 
-    def check_guardian(self) -> None:
-        """Make sure that the guardian is there and has not let the guest go.
+    def check_cleanup(self) -> None:
+        """Make sure that the cleanup process is there and has not let the guest go.
 
         Raises:
             FaultError: it is not, or has.
         """
-        why = None if self.guardian is None else self.guardian.why_lost()
+        why = None if self.cleanup is None else self.cleanup.why_lost()
         if why is not None:
             raise FaultError(f"tracking has ended: {why}", idstr=self._memory.blocks[0].idstr)
 

@@ -13,7 +13,7 @@ import pysampler
 from pysampler import core
 from pysampler.core import UffdKind
 from pysampler.host import child
-from pysampler.tracking.guarded import Guardian
+from pysampler.tracking.cleanup import Cleanup
 from pysampler.tracking.soft_dirty import has_soft_dirty
 
 # Modules of the standard library, of ours, of our libraries, and those that Python itself looks for.
@@ -77,7 +77,7 @@ def test_the_trap_catches_what_is_started_carelessly(tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     notes = tmp_path / "notes"
     assert run([sys.executable, "-c", "import mmap"])[0] == 66
-    assert run([sys.executable, "-m", "pysampler.tracking.guardian"])[0] == 66
+    assert run([sys.executable, "-m", "pysampler.tracking.cleanup_process"])[0] == 66
     assert set(os.listdir(notes)) & {"mmap", "pysampler"} == {"mmap", "pysampler"}
     for note in notes.iterdir():
         note.unlink()
@@ -120,11 +120,11 @@ def test_the_cleanup_process_of_exact_tracking_is_ours():
     except OSError as error:
         pytest.skip(f"no userfaultfd here: {error}")
     try:
-        guardian = Guardian(fd, [])  # returns when it is ready
-        guardian.close()
+        cleanup = Cleanup(fd, [])  # returns when it is ready
+        cleanup.close()
     finally:
         os.close(fd)
-    assert guardian._process.returncode == 0
+    assert cleanup._process.returncode == 0
 
 
 @pytest.mark.usefixtures("trap")
@@ -167,7 +167,7 @@ def test_matplotlibs_settings_are_not_taken_from_the_current_folder(trap, tmp_pa
 
 def test_a_child_has_the_same_copy_of_the_package_as_its_parent(tmp_path):
     ask = (
-        "import subprocess, sys, pysampler; from pysampler import child\n"
+        "import subprocess, sys, pysampler; from pysampler.host import child\n"
         "command = child.module_command('pysampler.where')\n"
         "print(pysampler.__file__)\n"
         "sys.stdout.flush(); subprocess.run(command, check=True)\n"

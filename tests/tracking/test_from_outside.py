@@ -77,10 +77,10 @@ def test_vcpus_in_a_pid_namespace_are_told_apart(unshare):
 
 TRACK = """
 import json, sys
-from pysampler import tracking
+import pysampler
 from pysampler.memory.source import find_blocks
 pid = int(sys.argv[1])
-(vector,) = tracking.track(find_blocks(pid), mode="dirty-ring", calc_time="50ms", pid=pid)
+(vector,) = pysampler.track(find_blocks(pid), mode="dirty-ring", calc_time="50ms", pid=pid)
 print(vector.n_total_pages)
 """
 

@@ -158,9 +158,9 @@ def test_it_lets_itself_go_where_tracker_and_cleanup_process_cannot(tmp_path, ho
             [sys.executable, "-c", TRACKER, str(process.guest_pid)], stdout=subprocess.PIPE
         )
         assert tracker.stdout.readline() == b"tracking\n"
-        (guardian,) = children(tracker.pid)
+        (cleanup,) = children(tracker.pid)
         os.kill(tracker.pid, signal.SIGSTOP)
-        os.kill(guardian, how)
+        os.kill(cleanup, how)
         if how is signal.SIGKILL:
             tracker.kill()
         client = connect(tmp_path / "guest.sock", {"execute": "stop"})
@@ -171,6 +171,6 @@ def test_it_lets_itself_go_where_tracker_and_cleanup_process_cannot(tmp_path, ho
             received += client.recv(65536)
         client.close()
         if how is signal.SIGSTOP:
-            os.kill(guardian, signal.SIGCONT)
+            os.kill(cleanup, signal.SIGCONT)
         tracker.kill()
         tracker.communicate()

@@ -17,8 +17,8 @@ import sys
 from contextlib import suppress
 
 from pysampler import core
-from pysampler.core import GUARDIAN_BEAT_S, GUARDIAN_LET_GO
-from pysampler.tracking.guarded import READY, SILENCE_S, STOPPED
+from pysampler.core import CLEANUP_BEAT_S, CLEANUP_LET_GO
+from pysampler.tracking.cleanup import READY, SILENCE_S, STOPPED
 
 
 def main(fd: int, tracker: socket.socket) -> None:
@@ -41,15 +41,15 @@ def _falls_silent(tracker: socket.socket) -> bool:
     """Return True when beats have ceased, False when the tracker has ended or has asked."""
     # Silence is counted by waits: where all processes stand still together, so does the count.
     n_silent, beats = 0, False
-    while n_silent * GUARDIAN_BEAT_S < SILENCE_S:
-        if not select.select([tracker], [], [], GUARDIAN_BEAT_S if beats else None)[0]:
+    while n_silent * CLEANUP_BEAT_S < SILENCE_S:
+        if not select.select([tracker], [], [], CLEANUP_BEAT_S if beats else None)[0]:
             n_silent += 1
             continue
         try:
             said = tracker.recv(4096)
         except OSError:
             said = b""
-        if not said or GUARDIAN_LET_GO in said:
+        if not said or CLEANUP_LET_GO in said:
             return False
         n_silent, beats = 0, True
     return True

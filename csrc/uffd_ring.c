@@ -1,172 +1,45 @@
 /* SPDX-License-Identifier: MIT */
-/* userfaultfd write-protection: memory is protected once, and each page's first write is noted,
- * by the kernel alone (asynchronous) or by a message that stops the writer until it is answered. */
-#define _GNU_SOURCE
+/* Dirty rings by userfaultfd: each first write is a message, which is noted in the ring of its
+ * thread before the write goes on. */
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "pysampler.h"
+#include "userfaultfd.h"
 
-/* Newer than the headers of some distributions we build on; from the kernel's documented ABI. */
-enum {
-    FEATURE_PAGEFAULT_FLAG_WP = 1 << 0,
-    FEATURE_THREAD_ID = 1 << 8,
-    FEATURE_WP_HUGETLBFS_SHMEM = 1 << 12, /* Linux 5.19 */
-    FEATURE_WP_UNPOPULATED = 1 << 13,     /* Linux 6.4 */
-    FEATURE_WP_ASYNC = 1 << 15,           /* Linux 6.7 */
-    OPEN_USER_MODE_ONLY = 1,              /* Linux 5.11 */
-};
+/* ---- the cleanup process ---- */
 
-static const uint64_t FEATURES[] = {
-    [PS_UFFD_ASYNC] = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM |
-                      FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC,
-    [PS_UFFD_MESSAGES] = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM |
-                         FEATURE_WP_UNPOPULATED | FEATURE_THREAD_ID,
-};
+enum { BEAT_MS = PS_CLEANUP_BEAT_MS };
 
-static int open_any_way(int kind)
-{
-    static const unsigned long NEW_FROM_DEVICE = _IO(0xAA, 0x00);
-    static const int FLAGS = O_CLOEXEC | O_NONBLOCK;
-
-    int fd = (int)syscall(SYS_userfaultfd, FLAGS);
-    if (fd >= 0 || errno != EPERM)
-        return fd >= 0 ? fd : -errno;
-    /* Some distributions let a group use the device instead. */
-    const int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-    if (device >= 0) {
-        fd = ioctl(device, NEW_FROM_DEVICE, FLAGS);
-        close(device);
-        if (fd >= 0)
-            return fd;
-    }
-    if (kind != PS_UFFD_ASYNC)
-        return -EPERM;
-    /* Everybody may catch faults of user mode. That is not less here: an asynchronous fault of the
-     * kernel's own writes is resolved in place and never reaches the descriptor. */
-    fd = (int)syscall(SYS_userfaultfd, FLAGS | OPEN_USER_MODE_ONLY);
-    return fd >= 0 ? fd : -EPERM;
-}
-
-int ps_uffd_open(int kind)
-{
-    if (kind != PS_UFFD_ASYNC && kind != PS_UFFD_MESSAGES)
-        return -EINVAL;
-    const int fd = open_any_way(kind);
-    if (fd < 0)
-        return fd;
-    struct uffdio_api api = {.api = UFFD_API, .features = FEATURES[kind]};
-    if (ioctl(fd, UFFDIO_API, &api) < 0) {
-        const int error = errno;
-        close(fd);
-        return error == EINVAL ? -EOPNOTSUPP : -error;
-    }
-    return fd;
-}
-
-uint64_t ps_uffd_features(int kind)
-{
-    return FEATURES[kind];
-}
-
-int ps_uffd_copy(int pid, int fd)
-{
-    /* By number: the C library's names for these are younger than the calls. */
-    static const long PIDFD_OPEN = 434, PIDFD_GETFD = 438;
-
-    const int process = (int)syscall(PIDFD_OPEN, pid, 0);
-    if (process < 0)
-        return -errno;
-    const int copy = (int)syscall(PIDFD_GETFD, process, fd, 0);
-    const int error = errno;
-    close(process);
-    return copy >= 0 ? copy : -error;
-}
-
-int ps_uffd_register(int uffd, uint64_t address, uint64_t length)
-{
-    struct uffdio_register args = {
-        .range = {.start = address, .len = length},
-        .mode = UFFDIO_REGISTER_MODE_WP,
-    };
-    return ioctl(uffd, UFFDIO_REGISTER, &args) < 0 ? -errno : 0;
-}
-
-int ps_uffd_unregister(int uffd, uint64_t address, uint64_t length)
-{
-    struct uffdio_range range = {.start = address, .len = length};
-    const int error = ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0 ? -errno : 0;
-    /* The kernel itself wakes those who wait for missing pages only. */
-    ioctl(uffd, UFFDIO_WAKE, &range);
-    return error;
-}
-
-static int write_protect(int uffd, uint64_t address, uint64_t length, uint64_t mode)
-{
-    struct uffdio_writeprotect args = {.range = {.start = address, .len = length}, .mode = mode};
-
-    /* EAGAIN: the address space is just being changed by another thread. */
-    while (ioctl(uffd, UFFDIO_WRITEPROTECT, &args) < 0) {
-        if (errno != EAGAIN)
-            return -errno;
-        sched_yield();
-    }
-    return 0;
-}
-
-int ps_uffd_protect(int uffd, uint64_t address, uint64_t length)
-{
-    return write_protect(uffd, address, length, UFFDIO_WRITEPROTECT_MODE_WP);
-}
-
-int64_t ps_uffd_page_size(int uffd, uint64_t address, uint64_t length, size_t page_size)
-{
-    /* The kernel refuses a part of a huge page, and to release what is not protected is nothing. */
-    for (uint64_t size = page_size; size <= length; size *= 2) {
-        const int error = write_protect(uffd, address, size, 0);
-        if (error != -EINVAL)
-            return error < 0 ? error : (int64_t)size;
-    }
-    return -EINVAL;
-}
-
-/* ---- the guardian ---- */
-
-enum { BEAT_MS = PS_GUARDIAN_BEAT_MS };
-
-/* Tell the guardian that we run. It lets the guest go when it hears nothing for too long.
+/* Tell the cleanup process that we run. It lets the guest go when it hears nothing for too long.
  * Where it was stopped together with us, the guest may have let itself go: -EOWNERDEAD. */
 static int beat(struct ps_ring_set *set)
 {
     struct timespec t;
 
-    if (set->guardian_fd < 0)
+    if (set->cleanup_fd < 0)
         return 0;
     clock_gettime(CLOCK_MONOTONIC, &t);
     const uint64_t now_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-    if (set->beat_ms != 0 && now_ms - set->beat_ms > PS_GUARDIAN_LATE_MS)
+    if (set->beat_ms != 0 && now_ms - set->beat_ms > PS_CLEANUP_LATE_MS)
         return -EOWNERDEAD;
     if (now_ms - set->beat_ms < BEAT_MS)
         return 0;
     set->beat_ms = now_ms;
-    send(set->guardian_fd, &(char){PS_GUARDIAN_BEAT}, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    send(set->cleanup_fd, &(char){PS_CLEANUP_BEAT}, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
     return 0;
 }
 
-/* Whether the guardian has ended, or has let the guest go. It says nothing else. */
-static bool has_lost_guardian(const struct ps_ring_set *set)
+/* Whether the cleanup process has ended, or has let the guest go. It says nothing else. */
+static bool has_lost_cleanup(const struct ps_ring_set *set)
 {
-    struct pollfd polled = {.fd = set->guardian_fd, .events = POLLIN};
+    struct pollfd polled = {.fd = set->cleanup_fd, .events = POLLIN};
     return poll(&polled, 1, 0) > 0;
 }
 
@@ -176,8 +49,8 @@ static void let_go(const struct ps_ring_set *set)
 {
     for (size_t i = 0; i < set->n_ranges; i++)
         ps_uffd_unregister(set->uffd, set->ranges[i].address, set->ranges[i].length);
-    if (set->guardian_fd >= 0)
-        send(set->guardian_fd, &(char){PS_GUARDIAN_LET_GO}, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (set->cleanup_fd >= 0)
+        send(set->cleanup_fd, &(char){PS_CLEANUP_LET_GO}, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 /* ---- dirty rings ---- */
@@ -227,7 +100,7 @@ static void harvest(const struct ps_ring_set *set, struct ps_ring *ring)
 /* Let the writers of a page go on. */
 static int release(const struct ps_ring_set *set, uint64_t page, uint64_t page_size)
 {
-    const int error = write_protect(set->uffd, page, page_size, 0);
+    const int error = ps_uffd_write_protect(set->uffd, page, page_size, 0);
     if (error != -ENOENT)
         return error;
     /* It was unmapped or unregistered meanwhile; whoever waits for it must see for himself. */
@@ -323,7 +196,8 @@ static int protect_harvested(const struct ps_ring_set *set, const struct ps_rang
 /* Forget the pages harvested so far, so that their next write is a first one again. */
 static int reset(struct ps_ring_set *set)
 {
-    static const uint64_t PART = 1 << 18; /* whole huge pages, and quicker done than beats are due */
+    static const uint64_t PART = 1
+                                 << 18; /* whole huge pages, and quicker done than beats are due */
     uint64_t n_bits = 0;
 
     /* Bits are cleared after all ranges: several of them may have the same. */
@@ -374,9 +248,9 @@ static int serve(struct ps_ring_set *set, int request_fd, int reply_fd)
         struct pollfd polled[] = {
             {.fd = request_fd, .events = POLLIN},
             {.fd = set->n_waiting < set->max_waiting ? set->uffd : -1, .events = POLLIN},
-            {.fd = set->guardian_fd, .events = POLLIN},
+            {.fd = set->cleanup_fd, .events = POLLIN},
         };
-        if (poll(polled, 3, set->guardian_fd < 0 ? -1 : BEAT_MS) < 0) {
+        if (poll(polled, 3, set->cleanup_fd < 0 ? -1 : BEAT_MS) < 0) {
             if (errno == EINTR)
                 continue;
             return -errno;
@@ -405,7 +279,7 @@ static int serve(struct ps_ring_set *set, int request_fd, int reply_fd)
             if (error < 0)
                 return error;
             /* What was written after the guest was let go has not been counted. */
-            if (has_lost_guardian(set))
+            if (has_lost_cleanup(set))
                 return -EOWNERDEAD;
             if (write(reply_fd, &(uint64_t){1}, sizeof(uint64_t)) < 0)
                 return -errno;

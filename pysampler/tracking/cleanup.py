@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tracker's side of its cleanup process; see pysampler.tracking.guardian."""
+"""The tracker's side of its cleanup process; see pysampler.tracking.cleanup_process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _START_S = 30  # how long it may take to start
 _END_S = 5  # how long it may take to end; what it would give back, the tracker has given back
 
 
-class Guardian:
+class Cleanup:
     """A process that unregisters the memory of another one where this one cannot.
 
     The borrowed userfaultfd stays open over there, so its kernel would not do it; and a write
@@ -58,7 +58,7 @@ class Guardian:
 
     @property
     def fd(self) -> int:
-        """The socket. It can be read from when the guardian has let the guest go, or has ended."""
+        """The socket. It can be read from when the process has let the guest go, or has ended."""
         return self._socket.fileno()
 
     def why_lost(self) -> str | None:
@@ -89,7 +89,7 @@ _CANNOT_START = "the cleanup process, without which nothing is tracked, cannot b
 
 def _start(fd: int, tracker: socket.socket) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        module_command("pysampler.tracking.guardian", str(fd)),
+        module_command("pysampler.tracking.cleanup_process", str(fd)),
         stdin=tracker.fileno(),
         # Neither is to be held open by what outlives the tracker.
         stdout=subprocess.DEVNULL,

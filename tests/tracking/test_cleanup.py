@@ -16,7 +16,7 @@ from pysampler import core
 from pysampler.errors import FaultError, SourceError
 from pysampler.memory.source import buffer_block, find_blocks
 from pysampler.sampling.sampler import Sampler
-from pysampler.tracking import guarded
+from pysampler.tracking import cleanup as cleanup_module
 from pysampler.tracking.dirty_bitmap import DirtyBitmap
 from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
 from pysampler.vector.interrupted import MeasurementInterruptedError
@@ -41,21 +41,21 @@ def tight_ring(pid):
 both = pytest.mark.parametrize("observe", [bitmap, ring])
 
 
-def guardians(pid="self"):
+def cleanups(pid="self"):
     """Return the cleanup processes of a process, of this one if no other is named."""
     return [
         int(child)
         for of_thread in Path(f"/proc/{pid}/task").glob("*/children")
         for child in of_thread.read_text().split()
-        if b"pysampler.tracking.guardian" in Path(f"/proc/{child}/cmdline").read_bytes()
+        if b"pysampler.tracking.cleanup_process" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
 
 
-def end_guardian(how=signal.SIGKILL):
+def end_cleanup(how=signal.SIGKILL):
     """End the cleanup process, and wait until it has closed everything."""
-    (guardian,) = guardians()
-    pidfd = os.pidfd_open(guardian)
-    os.kill(guardian, how)
+    (cleanup,) = cleanups()
+    pidfd = os.pidfd_open(cleanup)
+    os.kill(cleanup, how)
     select.select([pidfd], [], [])
     os.close(pidfd)
 
@@ -86,7 +86,7 @@ def test_the_end_of_the_cleanup_process_ends_tracking(guest, observe, how):
     observer.baseline()
     guest.write(0, [1])
     assert observer.compare().pages == 1
-    end_guardian(how)
+    end_cleanup(how)
     if observe is ring:  # whose writers wait: at once, not when somebody asks
         until(lambda: not guest.is_registered())
     guest.write(0, range(1025))
@@ -110,7 +110,7 @@ def test_the_periods_before_the_cleanup_process_ended_are_kept(guest, observe):
             if deadline_ns < 300_000_000:
                 guest.write(0, [deadline_ns // 125_000_000])
             else:
-                end_guardian()
+                end_cleanup()
 
     with (
         Sampler(observe(guest.pid), 1000, "millisecond", Clock()) as sampler,
@@ -125,7 +125,7 @@ def test_a_waiting_vcpu_goes_on_when_the_cleanup_process_ends(guest):
     observer.warm_up()
     guest.begin(0, range(1025))
     until(lambda: observer.n_waiting == 1)
-    end_guardian()
+    end_cleanup()
     guest.wait()
     observer.close()
 
@@ -181,11 +181,11 @@ def test_a_stopped_tracker_lets_the_guest_go(guest, tracker):
 
 def test_a_tracker_that_stood_with_its_cleanup_process_counts_no_further(guest, tracker):
     """By then the guest may have let itself go, and what it wrote after that is not known."""
-    (guardian,) = guardians(tracker.pid)
-    for pid in (guardian, tracker.pid):
+    (cleanup,) = cleanups(tracker.pid)
+    for pid in (cleanup, tracker.pid):
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(core.GUARDIAN_LATE_S + 0.5)
-    for pid in (guardian, tracker.pid):
+    time.sleep(core.CLEANUP_LATE_S + 0.5)
+    for pid in (cleanup, tracker.pid):
         os.kill(pid, signal.SIGCONT)
     tracker.stdin.write("\n")
     assert "stood still for 4 s or longer" in tracker.stdout.readline()
@@ -201,21 +201,21 @@ def test_a_tracker_that_is_stopped_and_killed_lets_the_guest_go(guest, tracker):
 
 def test_a_tracker_that_runs_goes_on(guest, tracker):
     # Longer than a stopped one may take: its beats are heard.
-    time.sleep(guarded.SILENCE_S + 1)
+    time.sleep(cleanup_module.SILENCE_S + 1)
     guest.write(0, range(1000))
     tracker.stdin.write("\n")
     assert tracker.stdout.readline() == "1000\n"
 
 
 def test_a_cleanup_process_that_is_stopped_does_not_hold_up_the_end(guest, monkeypatch):
-    monkeypatch.setattr(guarded, "_END_S", 0.1)
+    monkeypatch.setattr(cleanup_module, "_END_S", 0.1)
     observer = ring(guest.pid)
     observer.warm_up()
-    (guardian,) = guardians()
-    os.kill(guardian, signal.SIGSTOP)
+    (cleanup,) = cleanups()
+    os.kill(cleanup, signal.SIGSTOP)
     observer.close()
     assert not guest.is_registered()
-    assert not guardians()
+    assert not cleanups()
 
 
 @both
@@ -226,7 +226,7 @@ def test_a_dropped_observer_gives_the_guest_back(guest, observe):
     del observer
     gc.collect()
     assert not guest.is_registered()
-    assert not guardians()
+    assert not cleanups()
     observe(guest.pid).close()
 
 
