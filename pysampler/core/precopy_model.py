@@ -9,50 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pysampler._native import ffi, lib
-from pysampler.core.seam import check
+from pysampler.core.seam import check, struct_dtype
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-PRECOPY_MODE = np.dtype(
-    [("pages", "f8"), ("rate", "f8"), ("kind", "i4"), ("reserved", "i4")], align=True
-)
-
-PRECOPY_GUEST = np.dtype(
-    [
-        ("nonzero_pages", "f8"),
-        ("zero_pages", "f8"),
-        ("phase", "f8"),
-        ("burst_period_ms", "f8"),
-        ("burst_on_ms", "f8"),
-        ("burst_phase_ms", "f8"),
-        ("zero_page_factor", "f8"),
-    ],
-    align=True,
-)
-
-PRECOPY_CELL = np.dtype(
-    [("bandwidth", "f8"), ("link", "f8"), ("downtime_limit_ms", "f8"), ("longer", "i8")],
-    align=True,
-)
-
-PRECOPY_OUTCOME = np.dtype(
-    [
-        ("total_ms", "f8"),
-        ("downtime_ms", "f8"),
-        ("sent_bytes", "f8"),
-        ("converged", "i4"),
-        ("iterations", "i4"),
-        ("same_above_ms", "f8"),
-    ],
-    align=True,
-)
-
-PRECOPY_ROUND = np.dtype(
-    [("now_ms", "f8"), ("remaining_pages", "f8"), ("sent_bytes", "f8"), ("threshold_bytes", "f8")],
-    align=True,
-)
+PRECOPY_MODE = struct_dtype("ps_precopy_mode")
+PRECOPY_GUEST = struct_dtype("ps_precopy_guest")
+PRECOPY_CELL = struct_dtype("ps_precopy_cell")
+PRECOPY_OUTCOME = struct_dtype("ps_precopy_outcome")
+PRECOPY_ROUND = struct_dtype("ps_precopy_round")
 
 PRECOPY_MODES: int = lib.PS_PRECOPY_MODES
 
