@@ -59,6 +59,19 @@ lint: $(DEV) ## check style and format, of Python and C
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror csrc/*.[ch]
 
+# -O3 as in csrc/ffi_build.py: some warnings come of what the optimizer finds.
+WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wstrict-prototypes \
+	-Wmissing-prototypes -Wold-style-definition -Wcast-qual -Wpointer-arith -Wwrite-strings \
+	-Wformat=2 -Wundef -Wvla
+.PHONY: warnings
+warnings: ## compile the C core with gcc and with clang, where a warning is an error
+	@for cc in gcc clang; do \
+		command -v $$cc >/dev/null || { echo "There is no $$cc: apt-get install $$cc" >&2; exit 1; }; \
+		for file in csrc/*.c; do \
+			$$cc -std=gnu11 -O3 $(WARNINGS) -Werror -c -o /dev/null $$file || exit; \
+		done; \
+	done
+
 .PHONY: type
 type: $(DEV) ## check types
 	$(BIN)/mypy

@@ -53,7 +53,7 @@ TARGET KERNEL_BODY LEVEL(xxh3_acc_of)(const uint8_t *const *pages, const int n, 
         const int last_block = block + BLOCK == page_size;
         /* What each stripe adds to its neighbour lanes is added up and swapped once a block. */
         VEC neighbour[PS_PAGES_AT_ONCE][LEVEL(VECS)] = {{{0}}};
-        for (int stripe = 0; stripe < BLOCK / LINE; stripe++) {
+        for (size_t stripe = 0; stripe < BLOCK / LINE; stripe++) {
             const size_t at = block + stripe * LINE;
             /* The page's last stripe is the specification's "last 64 bytes". */
             const int last_stripe = last_block && stripe == BLOCK / LINE - 1;

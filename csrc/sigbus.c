@@ -106,7 +106,7 @@ static void install(void)
         previous = now;
         /* Mask and flags stay as they were, for the previous handler may be called from ours. */
         now.sa_sigaction = on_sigbus;
-        now.sa_flags = (now.sa_flags & ~SA_RESETHAND) | SA_SIGINFO | SA_ONSTACK;
+        now.sa_flags = (now.sa_flags & (int)~SA_RESETHAND) | SA_SIGINFO | SA_ONSTACK;
         sigaction(SIGBUS, &now, NULL);
     }
     pthread_mutex_unlock(&install_lock);
