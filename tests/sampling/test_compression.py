@@ -170,5 +170,5 @@ def test_a_measurement_carries_what_its_samples_compress_to(threads):
 
 def test_without_its_library_a_codec_names_the_cure(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
-    with pytest.raises(MissingFeatureError, match=r"pip install pysampler.sampling.compression."):
+    with pytest.raises(MissingFeatureError, match=r"pip install pysampler.compression."):
         parse_codecs("zstd")
