@@ -1,10 +1,14 @@
 """What README and docs/ show is true: each fenced block of sh, console and python is run.
 
 The blocks of one file run in one folder, in order, each in a shell or interpreter of its own;
-what a block leaves running in the background is there for the next ones, and ended at last. Shell blocks find $PID, a process with guest RAM; $FD, a memfd in it; $ADDRESS, where it has 64 MiB
-mapped; and /dev/shm/guest.ram becomes a file that exists. Three commands are replaced: `pysampler
-sample` measures for 250 ms, `make` only looks whether it knows the target, and `pip` whether this
-project has the extras.
+what a block leaves running in the background is there for the next ones, and ended at last. Shell
+blocks find $PID, a process with guest RAM; $FD, a memfd in it; and $ADDRESS, where it has 64 MiB
+mapped. /dev/shm/guest.ram becomes a file that exists, and tests/ is the project's. Three commands
+are replaced: `pysampler sample` measures for 250 ms, `make` only looks whether it knows the target,
+and `pip` whether this project has the extras.
+
+The lines that a console block shows below its command are the first ones that the command prints on
+stdout. Figures may differ by 3 %, as versions of scipy differ.
 """
 
 import json
@@ -29,6 +33,7 @@ TIMEOUT_S = 120
 # Programs a machine may lack; .ci/run installs them.
 OPTIONAL = ("qemu-system-x86_64", "socat")
 
+_FIGURE = re.compile(r"\d+(?:\.\d+)?")
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 GUEST = """
@@ -107,6 +112,7 @@ def folder_of(tmp_path_factory):
         if page not in folders:
             folders[page] = tmp_path_factory.mktemp(page.stem)
             (folders[page] / "guest.ram").write_bytes(b"f" * (32 << 20))
+            (folders[page] / "tests").symlink_to(ROOT / "tests")
         return folders[page]
 
     return folder
@@ -163,7 +169,22 @@ def test_a_block_runs(block, environment, folder_of, left_running):
         if not is_group(process.pid):
             left_running.remove(process.pid)
         output.seek(0)
-        assert exit_code == 0, output.read()
+        printed = output.read()
+    assert exit_code == 0, printed
+    if language == "console":
+        assert_is_printed(shown_output(text), printed)
+
+
+def shown_output(text):
+    return [line for line in text.splitlines() if not line.startswith("$ ")]
+
+
+def assert_is_printed(shown, printed):
+    lines = [line for line in printed.splitlines() if not line.startswith("pysampler ")]  # stderr
+    for line, expected in zip(lines[: len(shown)], shown, strict=True):
+        assert _FIGURE.sub("N", line).split() == _FIGURE.sub("N", expected).split()
+        figures = [[float(figure) for figure in _FIGURE.findall(one)] for one in (line, expected)]
+        assert figures[0] == pytest.approx(figures[1], rel=0.03, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +194,8 @@ def test_a_block_of_json_is_json(text):
     json.loads(text)
 
 
-def test_readme_explains_every_key_of_the_vector():
-    text = (ROOT / "README.md").read_text()
+def test_a_page_explains_every_key_of_the_vector():
+    text = (ROOT / "docs" / "vector.md").read_text()
     block = buffer_block(bytearray(8 << 20), "ram")
     for profile in ("qemu", "fast"):
         with measure([block], calc_time="50ms", sample_pages=4096, profile=profile) as sampler:
