@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pysampler.qmp.messages import QmpError
+from pysampler.qmp.wire.messages import QmpError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

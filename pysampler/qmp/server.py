@@ -9,10 +9,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from pysampler.qmp.commands import Monitor
-from pysampler.qmp.dirty_rate import DirtyRate
-from pysampler.qmp.messages import event
+from pysampler.qmp.commands.definition import Monitor
+from pysampler.qmp.commands.table import COMMANDS, LINES
+from pysampler.qmp.dirty_rate_state import DirtyRate
 from pysampler.qmp.session import FAREWELL_S, Session
+from pysampler.qmp.wire.messages import event
 
 if TYPE_CHECKING:
     import socket
@@ -52,7 +53,7 @@ class QmpServer:
         self._say = say
         self._said_scarce = False
         self._dirty_rate = DirtyRate(measure)
-        self._monitor = Monitor(guest, self._dirty_rate, self._emit, self.shutdown)
+        self._monitor = Monitor(guest, self._dirty_rate, self._emit, self.shutdown, COMMANDS, LINES)
         self._sessions: set[Session] = set()
         self._may_say_shutdown = threading.Semaphore(1)
         # One thread: stop and cont of several clients take their turns.

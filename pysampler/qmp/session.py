@@ -7,14 +7,15 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from pysampler.errors import PysamplerError
-from pysampler.qmp.commands import COMMANDS, Arguments, Command, Monitor
-from pysampler.qmp.json_stream import BadInput, JsonStream
-from pysampler.qmp.messages import NO_ID, QmpError, failure, greeting, success
 from pysampler.qmp.schema import check_arguments
+from pysampler.qmp.wire.json_stream import BadInput, JsonStream
+from pysampler.qmp.wire.messages import NO_ID, QmpError, failure, greeting, success
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
+
+    from pysampler.qmp.commands.definition import Arguments, Monitor
 
 # How much is read, and how many requests are answered, before others have their turn.
 READ_BYTES = 64 << 10
@@ -132,7 +133,7 @@ class Session:
         request_id = value.get("id", NO_ID) if isinstance(value, dict) else NO_ID
         try:
             name, arguments = self._check_request(value)
-            return success(await self._execute(COMMANDS[name], name, arguments), request_id)
+            return success(await self._execute(name, arguments), request_id)
         except QmpError as error:
             return failure(error, request_id)
         except PysamplerError as error:
@@ -165,13 +166,14 @@ class Session:
             raise QmpError(
                 "Expecting capabilities negotiation with 'qmp_capabilities'", "CommandNotFound"
             )
-        if name not in COMMANDS:
+        if name not in self._monitor.commands:
             raise QmpError(f"The command {name} has not been found", "CommandNotFound")
         if "exec-oob" in value:
             raise QmpError(f"The command {name} does not support OOB")
         return name, arguments
 
-    async def _execute(self, command: Command, name: str, arguments: Arguments) -> Any:
+    async def _execute(self, name: str, arguments: Arguments) -> Any:
+        command = self._monitor.commands[name]
         check_arguments(command.arguments, arguments)
         if not self._negotiated and name == "qmp_capabilities":
             self._negotiated = True

@@ -1,11 +1,14 @@
 import json
 import re
+from importlib import import_module
+from pkgutil import iter_modules
 
 import pytest
 from qmp_fakes import Client, serving
 
 from pysampler import Mode
-from pysampler.qmp.commands import COMMANDS
+from pysampler.qmp import commands as package
+from pysampler.qmp.commands.table import COMMANDS, LINES
 
 GREETING = (
     '{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": "pysampler '
@@ -286,3 +289,9 @@ def test_several_servers_do_not_disturb_each_other(tmp_path, client):
         second.negotiate()
         second.ask('{"execute": "stop"}')
         assert client.ask('{"execute": "query-status"}').endswith('"running": true}}')
+
+
+def test_the_table_has_the_commands_and_lines_of_every_file():
+    files = [import_module(f"{package.__name__}.{m.name}") for m in iter_modules(package.__path__)]
+    assert set(COMMANDS) == {name for file in files for name in vars(file).get("COMMANDS", ())}
+    assert set(LINES) == {name for file in files for name in vars(file).get("LINES", ())}

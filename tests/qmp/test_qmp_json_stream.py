@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pysampler.qmp.json_stream import MAX_NESTING, MAX_VALUE_BYTES, BadInput, JsonStream
+from pysampler.qmp.wire.json_stream import MAX_NESTING, MAX_VALUE_BYTES, BadInput, JsonStream
 
 SCALARS = (
     st.none()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pysampler.qmp.messages import QmpError, encode, event, failure, success
+from pysampler.qmp.wire.messages import QmpError, encode, event, failure, success
 
 VALUES = st.recursive(
     st.none()

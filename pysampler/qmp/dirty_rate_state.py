@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pysampler.clock import MonotonicClock
 from pysampler.errors import PysamplerError
-from pysampler.qmp.messages import QmpError
+from pysampler.qmp.wire.messages import QmpError
 from pysampler.units import CalcTimeUnit
 from pysampler.vector.interrupted import MeasurementInterruptedError
 from pysampler.vector.measurement import Measurement, Mode, Status

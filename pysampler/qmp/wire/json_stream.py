@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pysampler.qmp.tokens import (
+from pysampler.qmp.wire.tokens import (
     REST_OF_LINE,
     REST_OF_TOKEN,
     SPACE,
