@@ -11,6 +11,7 @@ The lines that a console block shows below its command are the first ones that t
 stdout. Figures may differ by 3 %, as versions of scipy differ.
 """
 
+import ast
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from pysampler import Measurement, buffer_block, measure
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
 TIMEOUT_S = 120
 
 # Programs a machine may lack; .ci/run installs them.
@@ -204,3 +206,19 @@ def test_a_page_explains_every_key_of_the_vector():
         details = vector["x-pysampler"]
         keys = {*vector, *details, *details["baseline"], *details["blocks"][0]}
         assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
+
+
+def literals_of(path):
+    """Return the string literals of a module; those of an f-string are the text between values."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+
+
+def test_the_messages_of_troubleshooting_are_those_of_the_code():
+    said = [text for path in (ROOT / "pysampler").rglob("*.py") for text in literals_of(path)]
+    rows = re.findall(r"^\| (`.*?`) \| .*\| .* \|$", TROUBLESHOOTING.read_text(), re.MULTILINE)
+    messages = [message for row in rows for message in re.findall("`(.+?)`", row)]
+    assert len(messages) > 40
+    parts = [part.strip() for one in messages for part in re.split(r"\.\.\.|[:;] ", one)]
+    long = [part for part in parts if len(part) > 8]
+    assert [part for part in long if not any(part in text for text in said)] == []
