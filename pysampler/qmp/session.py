@@ -174,7 +174,7 @@ class Session:
 
     async def _execute(self, name: str, arguments: Arguments) -> Any:
         command = self._monitor.commands[name]
-        check_arguments(command.arguments, arguments)
+        arguments = check_arguments(command.arguments, arguments)
         if not self._negotiated and name == "qmp_capabilities":
             self._negotiated = True
             self._oob = "oob" in arguments.get("enable", ())

@@ -281,7 +281,7 @@ def test_every_mode_of_the_schema_exists():
     [mode] = [
         argument for argument in COMMANDS["calc-dirty-rate"].arguments if argument.name == "mode"
     ]
-    assert mode.values == tuple(mode.value for mode in Mode)
+    assert mode.type.values == tuple(mode.value for mode in Mode)
 
 
 def test_several_servers_do_not_disturb_each_other(tmp_path, client):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from pysampler.qmp.dirty_rate_state import DirtyRate
     from pysampler.qmp.interface import Guest
-    from pysampler.qmp.schema import Argument
+    from pysampler.qmp.schema import Member
 
 Arguments = dict[str, Any]  # checked
 
@@ -52,7 +52,7 @@ class Command:
     """
 
     run: Callable[[Monitor, Arguments], Any]
-    arguments: tuple[Argument, ...] = ()
+    arguments: tuple[Member, ...] = ()
     may_block: bool = False
 
 

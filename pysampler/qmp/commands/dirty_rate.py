@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pysampler.qmp.commands.definition import Command, Line
 from pysampler.qmp.dirty_rate_state import UNITS
 from pysampler.qmp.hmp import UsageError, integer, refuse_words
-from pysampler.qmp.schema import Argument
+from pysampler.qmp.schema import Enum, Integer, Member, Unsigned
 from pysampler.qmp.wire.messages import QmpError
 from pysampler.vector.measurement import Mode
 
@@ -84,21 +84,21 @@ def _set_vcpu_dirty_limit(_: Monitor, __: Arguments) -> Any:
     )
 
 
-_CALC_TIME_UNIT = Argument("calc-time-unit", "string", optional=True, values=UNITS)
+_CALC_TIME_UNIT = Member("calc-time-unit", Enum(UNITS), optional=True)
 
 COMMANDS = {
     "set-vcpu-dirty-limit": Command(
         _set_vcpu_dirty_limit,
-        (Argument("cpu-index", "integer", optional=True), Argument("dirty-rate", "integer")),
+        (Member("cpu-index", Integer(), optional=True), Member("dirty-rate", Unsigned())),
     ),
     "query-dirty-rate": Command(_query_dirty_rate, (_CALC_TIME_UNIT,)),
     "calc-dirty-rate": Command(
         _calc_dirty_rate,
         (
-            Argument("calc-time", "integer"),
+            Member("calc-time", Integer()),
             _CALC_TIME_UNIT,
-            Argument("sample-pages", "integer", optional=True),
-            Argument("mode", "string", optional=True, values=tuple(mode.value for mode in Mode)),
+            Member("sample-pages", Integer(), optional=True),
+            Member("mode", Enum(tuple(mode.value for mode in Mode)), optional=True),
         ),
     ),
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pysampler.qmp.commands.definition import Command
 from pysampler.qmp.hmp import run_line
-from pysampler.qmp.schema import Argument
+from pysampler.qmp.schema import Array, Enum, Integer, Member, String
 from pysampler.qmp.wire.messages import VERSION, QmpError
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ def _quit(monitor: Monitor, _: Arguments) -> Any:
 COMMANDS = {
     "human-monitor-command": Command(
         _human_monitor_command,
-        (Argument("command-line", "string"), Argument("cpu-index", "integer", optional=True)),
+        (Member("command-line", String()), Member("cpu-index", Integer(), optional=True)),
     ),
     "quit": Command(_quit, may_block=True),
     "query-commands": Command(_query_commands),
     "query-version": Command(_query_version),
     "qmp_capabilities": Command(
-        _qmp_capabilities, (Argument("enable", "array", optional=True, values=("oob",)),)
+        _qmp_capabilities, (Member("enable", Array(Enum(("oob",))), optional=True),)
     ),
 }

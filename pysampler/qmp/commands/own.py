@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pysampler.qmp.commands.definition import Command
-from pysampler.qmp.schema import Argument
+from pysampler.qmp.schema import Integer, Member
 
 if TYPE_CHECKING:
     from pysampler.qmp.commands.definition import Arguments, Monitor
@@ -35,7 +35,7 @@ def _x_count_dirty_since(monitor: Monitor, arguments: Arguments) -> Any:
 
 COMMANDS = {
     "x-count-dirty-since": Command(
-        _x_count_dirty_since, (Argument("monotonic-ns", "integer"),), may_block=True
+        _x_count_dirty_since, (Member("monotonic-ns", Integer()),), may_block=True
     ),
     "x-query-workload": Command(_x_query_workload),
 }
