@@ -17,7 +17,7 @@ from pysampler.benchmark.memory import PAGE_SIZE, Region
 from pysampler.core import Hash, Hasher, Simd
 from pysampler.errors import MissingFeatureError, SourceError, UsageError
 from pysampler.host import machine
-from pysampler.sampling.plan import SAMPLE_PAGES_MAX
+from pysampler.qemu.dirty_rate import SAMPLE_PAGES_MAX
 from pysampler.units import GIB, MIB, format_size
 from pysampler.vector.schedule import FIRST_PERIOD_MS
 

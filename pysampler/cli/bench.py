@@ -18,7 +18,7 @@ from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
 from pysampler.errors import UsageError
 from pysampler.host import machine
-from pysampler.sampling.plan import SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
+from pysampler.qemu.dirty_rate import SAMPLE_PAGES_DEFAULT, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
 from pysampler.units import GIB, format_size, parse_size
 from pysampler.vector.schedule import FIRST_PERIOD_MS
 
@@ -33,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--guest-memory", metavar="SIZE", default="32G", help="guest whose pass is priced (32G)"
     )
     parser.add_argument(
-        "--sample-pages", metavar="N", default="512", help="samples per GiB of that pass (512)"
+        "--sample-pages",
+        metavar="N",
+        default=str(SAMPLE_PAGES_DEFAULT),
+        help=f"samples per GiB of that pass ({SAMPLE_PAGES_DEFAULT})",
     )
     parser.add_argument(
         "--memory",

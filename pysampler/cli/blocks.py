@@ -13,10 +13,11 @@ from pysampler.cli.source_arguments import add_source_arguments, blocks_of
 from pysampler.cli.streams import put
 from pysampler.cli.tables import print_table
 from pysampler.errors import SourceError
-from pysampler.memory.ramblock import MIN_USED_LENGTH, FileMemory, ProcessMemory, RAMBlock
+from pysampler.memory.ramblock import FileMemory, ProcessMemory, RAMBlock
 from pysampler.memory.reader import open_reader
 from pysampler.memory.reader.opened import Opened
 from pysampler.printable import encodable, printable
+from pysampler.qemu.dirty_rate import MIN_USED_LENGTH
 from pysampler.sampling.observer import PAGE_SIZE
 from pysampler.units import format_size
 

@@ -14,10 +14,11 @@ from pysampler.cli.source_arguments import add_source_arguments, blocks_of, whol
 from pysampler.cli.streams import say
 from pysampler.errors import PysamplerError, UsageError
 from pysampler.measuring import exact_observer
+from pysampler.qemu.dirty_rate import SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
 from pysampler.sampling.compression import CODECS, CompressedSampling, parse_codecs
 from pysampler.sampling.observer import THREADS_MAX
 from pysampler.sampling.page_sampling import PageSampling
-from pysampler.sampling.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
+from pysampler.sampling.plan import PROFILES
 from pysampler.sampling.sampler import Sampler, check_calc_time
 from pysampler.units import parse_duration_ms
 from pysampler.vector.interrupted import MeasurementInterruptedError

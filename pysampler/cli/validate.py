@@ -21,7 +21,13 @@ from pysampler.cli.tables import print_table
 from pysampler.errors import PysamplerError, UsageError
 from pysampler.host import machine
 from pysampler.printable import printable
-from pysampler.sampling.plan import PROFILES, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
+from pysampler.qemu.dirty_rate import (
+    CALC_TIME_MAX_MS,
+    CALC_TIME_MIN_MS,
+    SAMPLE_PAGES_MAX,
+    SAMPLE_PAGES_MIN,
+)
+from pysampler.sampling.plan import PROFILES
 from pysampler.units import MIB, format_size, parse_duration_ms, parse_size
 from pysampler.validation.experiment import (
     CALC_TIMES_MS,
@@ -229,7 +235,7 @@ def _calc_times(text: str) -> tuple[int, ...]:
     else:
         times = tuple(parse_duration_ms(part, "calc-times")[0] for part in text.split(","))
     for calc_time in times:
-        if not 50 <= calc_time <= 60_000:
+        if not CALC_TIME_MIN_MS <= calc_time <= CALC_TIME_MAX_MS:
             raise UsageError(f"calc-times must be from 50 ms to 60 s (got {calc_time} ms)")
     return tuple(dict.fromkeys(times))
 

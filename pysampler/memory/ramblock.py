@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from pysampler.units import format_size
 
-# QEMU skips smaller RAMBlocks (MIN_RAMBLOCK_SIZE; its comment says MB, its code KiB).
-MIN_USED_LENGTH = 128 << 10
-
 
 @dataclass(frozen=True)
 class ProcessMemory:

@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pysampler.clock import MonotonicClock
 from pysampler.errors import PysamplerError
+from pysampler.qemu.dirty_rate import (
+    CALC_TIME_MAX_MS,
+    CALC_TIME_MIN_MS,
+    SAMPLE_PAGES_DEFAULT,
+    SAMPLE_PAGES_MAX,
+    SAMPLE_PAGES_MIN,
+)
 from pysampler.qmp.wire.messages import QmpError
 from pysampler.units import CalcTimeUnit
 from pysampler.vector.interrupted import MeasurementInterruptedError
@@ -20,9 +27,6 @@ if TYPE_CHECKING:
 
 UNITS: tuple[CalcTimeUnit, ...] = get_args(CalcTimeUnit)
 
-SAMPLE_PAGES_DEFAULT = 512
-_SAMPLE_PAGES = range(128, 16384 + 1)
-_CALC_TIME_MS = range(50, 60_000 + 1)
 _END_S = 1  # how long a measurement has to end when the server closes
 _FAILED = -1  # the dirty rate QEMU reports when a measurement failed
 
@@ -68,14 +72,16 @@ class DirtyRate:
         calc_time_ms = calc_time if unit == "millisecond" else calc_time * 1000
         if self._run.status is Status.MEASURING:
             raise QmpError("the dirty rate is already being measured.")
-        if calc_time_ms not in _CALC_TIME_MS:
-            raise QmpError("Calculation time is out of range [50ms, 60000ms].")
+        if not CALC_TIME_MIN_MS <= calc_time_ms <= CALC_TIME_MAX_MS:
+            raise QmpError(
+                f"Calculation time is out of range [{CALC_TIME_MIN_MS}ms, {CALC_TIME_MAX_MS}ms]."
+            )
         if sample_pages is None:
             sample_pages = SAMPLE_PAGES_DEFAULT
         elif mode is not Mode.PAGE_SAMPLING:
             raise QmpError("sample-pages is used only in page-sampling mode")
-        if sample_pages not in _SAMPLE_PAGES:
-            raise QmpError("sample-pages is out of range[128, 16384].")
+        if not SAMPLE_PAGES_MIN <= sample_pages <= SAMPLE_PAGES_MAX:
+            raise QmpError(f"sample-pages is out of range[{SAMPLE_PAGES_MIN}, {SAMPLE_PAGES_MAX}].")
         if mode not in self._measure.modes:
             raise QmpError(f"mode {mode.value} is not enabled, use other method instead.")
         self._run = _Run(

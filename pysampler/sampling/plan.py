@@ -10,7 +10,12 @@ import numpy as np
 
 from pysampler.core import Hash
 from pysampler.errors import UsageError
-from pysampler.memory.ramblock import MIN_USED_LENGTH
+from pysampler.qemu.dirty_rate import (
+    MIN_USED_LENGTH,
+    SAMPLE_PAGES_DEFAULT,
+    SAMPLE_PAGES_MAX,
+    SAMPLE_PAGES_MIN,
+)
 from pysampler.units import GIB
 
 if TYPE_CHECKING:
@@ -20,7 +25,6 @@ if TYPE_CHECKING:
 
 RUN = 16  # stratified samples that are read in address order; longer runs gain nothing
 
-SAMPLE_PAGES_MIN, SAMPLE_PAGES_MAX = 128, 16384  # QEMU's limits
 SAMPLES_MAX = 1 << 25  # 2 TiB at 16384 per GiB; a sample costs us some 60 bytes
 
 
@@ -47,8 +51,8 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("qemu", Hash.XXH64, False, 512, "as QEMU 8.1 and newer: XXH64"),
-        Profile("qemu-7", Hash.CRC32, False, 512, "as QEMU 8.0 and older: CRC-32"),
+        Profile("qemu", Hash.XXH64, False, SAMPLE_PAGES_DEFAULT, "as QEMU 8.1 and newer: XXH64"),
+        Profile("qemu-7", Hash.CRC32, False, SAMPLE_PAGES_DEFAULT, "as QEMU 8.0 and older: CRC-32"),
         Profile("fast", Hash.XXH3, True, 1536, "XXH3, stratified: more samples in the same time"),
     )
 }

@@ -12,6 +12,7 @@ import numpy as np
 
 from pysampler.clock import MonotonicClock
 from pysampler.errors import FaultError, PysamplerError, SourceError, UsageError
+from pysampler.qemu.dirty_rate import CALC_TIME_MIN_MS
 from pysampler.sampling.observer import PAGE_SIZE
 from pysampler.units import MIB
 from pysampler.vector.interrupted import MeasurementInterruptedError
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
     from pysampler.sampling.passes import PassCount
     from pysampler.units import CalcTimeUnit
 
-CALC_TIME_MIN_MS = 50  # QEMU's
-CALC_TIME_MAX_MS = 4 * 3600 * 1000  # ours; QEMU's is 60 s
+LONGEST_CALC_TIME_MS = 4 * 3600 * 1000  # ours; QEMU's is a minute
 
 
 class Sampler:
@@ -207,8 +207,8 @@ def _with_interval(measurement: Measurement) -> Measurement:
 
 def check_calc_time(calc_time_ms: int) -> None:
     """Raise UsageError when a duration is out of range."""
-    if not CALC_TIME_MIN_MS <= calc_time_ms <= CALC_TIME_MAX_MS:
+    if not CALC_TIME_MIN_MS <= calc_time_ms <= LONGEST_CALC_TIME_MS:
         raise UsageError(
             f"calc-time must be between {CALC_TIME_MIN_MS} ms and"
-            f" {CALC_TIME_MAX_MS // 3_600_000} h (got {calc_time_ms} ms)"
+            f" {LONGEST_CALC_TIME_MS // 3_600_000} h (got {calc_time_ms} ms)"
         )

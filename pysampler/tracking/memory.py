@@ -13,7 +13,8 @@ from pysampler.core import HOST_PAGE_SIZE, Range
 from pysampler.errors import FaultError, SourceError
 from pysampler.host.maps import Mapping, is_mapped, read_maps
 from pysampler.host.rights import check_proc, process_error
-from pysampler.memory.ramblock import MIN_USED_LENGTH, BufferMemory, FileMemory, RAMBlock
+from pysampler.memory.ramblock import BufferMemory, FileMemory, RAMBlock
+from pysampler.qemu.dirty_rate import MIN_USED_LENGTH
 from pysampler.tracking.pages import block_details
 from pysampler.tracking.room import BYTES_PER_PAGE_TRACKED, check_room
 

@@ -14,9 +14,10 @@ from pysampler.errors import SourceError, UsageError
 from pysampler.host.maps import Mapping, is_mapped, read_maps
 from pysampler.host.rights import process_error
 from pysampler.host.smaps import read_smaps
-from pysampler.memory.ramblock import MIN_USED_LENGTH, FileMemory, ProcessMemory, RAMBlock
+from pysampler.memory.ramblock import FileMemory, ProcessMemory, RAMBlock
 from pysampler.memory.source.file import file_memory_block
 from pysampler.printable import encodable
+from pysampler.qemu.dirty_rate import MIN_USED_LENGTH
 from pysampler.units import format_size, parse_size
 
 if TYPE_CHECKING:

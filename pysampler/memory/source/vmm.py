@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pysampler.host.maps import is_device
-from pysampler.memory.ramblock import MIN_USED_LENGTH
 from pysampler.memory.source.file import block_name
 from pysampler.printable import printable
+from pysampler.qemu.dirty_rate import MIN_USED_LENGTH
 from pysampler.units import MIB, format_size
 
 if TYPE_CHECKING:
