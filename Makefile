@@ -76,11 +76,14 @@ warnings: ## compile the C core with gcc and with clang, where a warning is an e
 type: $(DEV) ## check types
 	$(BIN)/mypy
 
-# The sanitized build lies before the ordinary one on the path; nothing but C differs.
-SANITIZED := $(CURDIR)/build/sanitized
-$(SANITIZED)/.made: $(DEV) $(shell find pysampler -name '*.py')
-	rm -rf build
-	CC=gcc PYSAMPLER_SANITIZE=address,undefined $(PIP) --no-deps --target $(SANITIZED) .
+# A sanitized build lies before the ordinary one on the path; nothing but C differs.
+ADDRESS := $(CURDIR)/build/address-sanitizer
+THREAD := $(CURDIR)/build/thread-sanitizer
+$(ADDRESS)/.made: SANITIZERS = address,undefined
+$(THREAD)/.made: SANITIZERS = thread
+$(ADDRESS)/.made $(THREAD)/.made: $(DEV) $(shell find pysampler -name '*.py')
+	rm -rf build/lib* build/temp* $(@D)
+	CC=gcc PYSAMPLER_SANITIZE=$(SANITIZERS) $(PIP) --no-deps --target $(@D) .
 	@rm -rf build/lib* build/temp* # `pip install .` would take these objects for its own
 	@touch $@
 
@@ -89,13 +92,29 @@ $(SANITIZED)/.made: $(DEV) $(shell find pysampler -name '*.py')
 # look at how much memory is taken.
 # What starts processes of other users, isolated ones or QEMU's likes runs without: they cannot be preloaded.
 .PHONY: sanitize
-sanitize: $(SANITIZED)/.made ## run the tests under AddressSanitizer and UBSan
+sanitize: $(ADDRESS)/.made ## run the tests under AddressSanitizer and UBSan
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:quarantine_size_mb=8 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED) \
+	PYTHONSAFEPATH=1 PYTHONPATH=$(ADDRESS) \
 	$(BIN)/pytest $(PARALLEL) -m "not integration and not statistics" \
 		--ignore tests/host/test_rights.py --ignore tests/host/test_child.py --ignore tests/memory/source
+
+# TSan sees the C core and the locks of Python, not Python's own reads and writes. A process that
+# races writes a report; the tests go on. Signals are the tests' business. TSan needs its addresses
+# free, which a kernel that places mappings at random does not promise.
+RACES := $(THREAD)/races
+.PHONY: tsan
+tsan: $(THREAD)/.made ## run the tests of guest, tracking and cleanup under ThreadSanitizer
+	@rm -rf $(RACES) && mkdir -m 1777 $(RACES)
+	TSAN_OPTIONS="exitcode=0 log_path=$(RACES)/process suppressions=$(CURDIR)/csrc/tsan.supp \
+		handle_segv=0 handle_sigbus=0 handle_abort=0 handle_sigfpe=0 handle_sigill=0" \
+	PYTHONSAFEPATH=1 PYTHONPATH=$(THREAD) \
+	$$(setarch -R true 2>/dev/null && echo setarch -R) \
+		env LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" \
+		$(BIN)/pytest $(PARALLEL) tests/guest tests/tracking \
+			tests/sampling/test_workers.py tests/sampling/test_sampler.py
+	@! cat $(RACES)/* 2>/dev/null
 
 .PHONY: fuzz
 fuzz: $(DEV) ## feed the JSON reader with what nobody would write, FUZZ_SECONDS=30
