@@ -29,8 +29,8 @@ CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 $(CORE): EXTRAS =
-$(DEV): EXTRAS = [predict,plot,compression,completion,test,lint,fuzz]
-$(BENCH): EXTRAS = [bench,predict]
+$(DEV): EXTRAS = [plot,compression,completion,test,lint,fuzz]
+$(BENCH): EXTRAS = [bench]
 $(CORE) $(DEV) $(BENCH): $(VENV)/.made-$(TAG) $(BUILD)
 	$(PIP) --editable '.$(EXTRAS)'
 	@touch $@

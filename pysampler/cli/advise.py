@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             raise with_name(args.vector, error) from error
         _print_quick(args, verdict)
         return 0
-    from pysampler.prediction.advise import advise  # noqa: PLC0415 - needs scipy
+    from pysampler.prediction.advise import advise  # noqa: PLC0415 - scipy, slow
 
     vector = read_vector(args.vector, args.verb)
     try:

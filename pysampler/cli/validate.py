@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, store, print and report; or compare."""
     experiment = _experiment(args)
     path = args.store or default_path()
-    need_extras(report=bool(args.output) and not args.compare)
+    if args.output and not args.compare:
+        need_extras()
     if args.compare:
         if not os.path.exists(path):
             raise PysamplerError(f"there is no store {path}; run `pysampler validate` first")

@@ -131,7 +131,6 @@ def advise(
 
     Raises:
         FormatError: the measurement cannot be predicted from; the message names the key.
-        MissingFeatureError: scipy is not there.
     """
     check_measurement(measurement, unfinished=unfinished)
     members, seed = checked_draw(members, seed)

@@ -25,12 +25,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pysampler.core import PRECOPY_MODES, ModeKind
-from pysampler.errors import FormatError, MissingFeatureError
+from pysampler.errors import FormatError
 from pysampler.prediction.unreadable import unreadable_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pysampler.vector.intervals import FloatArray
     from pysampler.vector.measurement import Measurement
 
@@ -151,14 +149,6 @@ def dirty_share(kind: ModeKind, turns: FloatArray) -> FloatArray:
     return np.minimum(1.0, turns) if kind is ModeKind.SEQUENTIAL else -np.expm1(-turns)
 
 
-def _nnls() -> Callable[[FloatArray, FloatArray], tuple[FloatArray, float]]:
-    try:
-        from scipy.optimize import nnls  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise MissingFeatureError("needs scipy: pip install pysampler[predict]") from None
-    return nnls
-
-
 class Basis:
     """The modes that are tried: a grid of rates, seen through the periods of one vector.
 
@@ -256,11 +246,13 @@ class Fitter:
 
     def _many(self, target: FloatArray, limit: float, n_columns: int) -> FloatArray:
         """Return the masses of the first modes that fit best."""
+        from scipy.optimize import nnls  # noqa: PLC0415 - slow to import
+
         # Masses and one slack add up to the limit: a heavy row says so.
         heavy = 1e3 * max(1.0, float(np.abs(target).max()))
         matrix = np.zeros((len(target) + 1, n_columns + 1))
         matrix[:-1, :-1], matrix[-1] = self._columns[:, :n_columns] * limit, heavy
-        shares, _ = _nnls()(matrix, np.append(target, heavy))
+        shares, _ = nnls(matrix, np.append(target, heavy))
         return np.asarray(shares[:-1] * limit)
 
     def _few(

@@ -99,7 +99,6 @@ def build_ensemble(measurement: Measurement, n_members: int, seed: int) -> Ensem
 
     Raises:
         FormatError: the vector cannot be predicted from.
-        MissingFeatureError: scipy is not there.
     """
     counts = Counts.of(measurement)
     choice = choose_fitter(counts)

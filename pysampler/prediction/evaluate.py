@@ -133,7 +133,6 @@ def evaluate(
 
     Raises:
         FormatError: a vector cannot be predicted from; the message names its line and the key.
-        MissingFeatureError: scipy is not there.
     """
     names = sorted({name for migration in migrations for name in migration.vectors})
     hows = set_up(migrations, precopy or Precopy())

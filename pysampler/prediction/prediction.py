@@ -145,7 +145,6 @@ def predict(
     Raises:
         FormatError: the measurement cannot be predicted from; the message names the key.
         UsageError: an argument that is none, or out of range; the message names it.
-        MissingFeatureError: the model ``qemu`` needs scipy.
     """
     check_measurement(measurement, unfinished=unfinished)
     members, seed = checked_draw(members, seed)
@@ -160,7 +159,7 @@ def predict(
         return Prediction(model, _published_cells(measurement, grid, precopy.deadline_ms))
     if model != "qemu":
         raise UsageError(f"model: {model!r} is not qemu or published")
-    from pysampler.prediction.ensemble import build_ensemble  # noqa: PLC0415 - needs scipy
+    from pysampler.prediction.ensemble import build_ensemble  # noqa: PLC0415 - scipy, slow
 
     ensemble = build_ensemble(measurement, members, seed)
     outcomes = migrate_table(ensemble, precopy, rates, limits)

@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from pysampler.errors import MissingFeatureError
 from pysampler.units import format_duration
 from pysampler.validation.row import DIRTY_BITMAP
 
@@ -108,17 +107,9 @@ def is_judged(row: Row) -> bool:
 
 
 def judge(rows: Sequence[Row]) -> Judgement:
-    """Judge the rows of one method.
+    """Judge the rows of one method."""
+    from scipy import stats  # noqa: PLC0415 - slow to import
 
-    Raises:
-        MissingFeatureError: scipy is not installed.
-    """
-    try:
-        from scipy import stats  # noqa: PLC0415 - slow to import, and an extra
-    except ImportError as error:
-        raise MissingFeatureError(
-            "judging needs scipy; pip install 'pysampler[validate]'"
-        ) from error
     judged = [row for row in rows if is_judged(row)]
     z = [row.z for row in judged]
     chi_square = sum(value * value for value in z)

@@ -41,17 +41,15 @@ _CAPTIONS = {
 }
 
 
-def need_extras(*, report: bool) -> None:
-    """Refuse to measure for minutes what could not be judged or drawn then; load what draws.
+def need_extras() -> None:
+    """Refuse to measure for minutes what could not be drawn then; load what draws.
 
     Raises:
-        MissingFeatureError: scipy, or for a report matplotlib, is not installed.
+        MissingFeatureError: matplotlib is not installed.
     """
-    for name in ("scipy", "matplotlib") if report else ("scipy",):
-        if find_spec(name) is None:
-            raise MissingFeatureError(f"needs {name}: pip install 'pysampler[validate]'")
-    if report:
-        load_matplotlib()
+    if find_spec("matplotlib") is None:
+        raise MissingFeatureError("needs matplotlib: pip install 'pysampler[validate]'")
+    load_matplotlib()
 
 
 def write_report(folder: str, rows: Sequence[Row], machine: dict[str, Any]) -> list[str]:
@@ -63,7 +61,7 @@ def write_report(folder: str, rows: Sequence[Row], machine: dict[str, Any]) -> l
         machine: as `pysampler.host.machine.facts` gives it.
 
     Raises:
-        MissingFeatureError: matplotlib or scipy is not installed.
+        MissingFeatureError: matplotlib is not installed.
         PysamplerError: the folder cannot be written.
     """
     figures = draw(cells(rows))

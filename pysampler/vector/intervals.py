@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pysampler.errors import MissingFeatureError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -122,9 +120,6 @@ def clopper_pearson(
 
     Returns:
         Two arrays of the shape of ``successes``, both fractions.
-
-    Raises:
-        MissingFeatureError: scipy is not installed.
     """
     beta = _scipy_stats().beta
     k = np.asarray(successes, dtype=np.float64)
@@ -153,9 +148,6 @@ def hypergeometric(
 
     Returns:
         Two page counts, both inclusive.
-
-    Raises:
-        MissingFeatureError: scipy is not installed.
     """
     law = _scipy_stats().hypergeom
     tail = (1 - confidence) / 2
@@ -183,10 +175,6 @@ def _first_false(test: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def _scipy_stats() -> Any:
-    try:
-        from scipy import stats  # noqa: PLC0415 - slow to import, and an extra
-    except ImportError as error:
-        raise MissingFeatureError(
-            "this interval needs scipy; pip install 'pysampler[predict]'"
-        ) from error
+    from scipy import stats  # noqa: PLC0415 - slow to import
+
     return stats

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from known_guests import GIB_PAGES, guest, guest_of, in_order, uniform
 
 from pysampler import Measurement, Precopy, core, predict
-from pysampler.errors import FormatError, MissingFeatureError, UsageError
+from pysampler.errors import FormatError, UsageError
 from pysampler.prediction.curve import DirtyCurve, Mode
 from pysampler.prediction.ensemble import assemble
 from pysampler.prediction.evaluate import evaluate
@@ -382,15 +382,3 @@ def test_arrays_of_another_shape_never_reach_c():
         core.precopy_grid(
             how, ensemble.guests, too_many, ensemble.knots_ms, ensemble.knots_share, cells
         )
-
-
-def test_without_scipy_the_model_says_what_to_install(run_without):
-    code = (
-        "import pysampler\n"
-        f"v = pysampler.Measurement.from_json({VECTOR.to_json()!r})\n"
-        "try: pysampler.predict(v)\n"
-        "except pysampler.PysamplerError as error: print(type(error).__name__, error)"
-    )
-    assert run_without("scipy", code) == (
-        f"{MissingFeatureError.__name__} needs scipy: pip install pysampler[predict]\n"
-    )
