@@ -17,7 +17,7 @@ from pysampler.qmp.wire.messages import event
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from pysampler.qmp.address import Listener
     from pysampler.qmp.interface import Guest, Measure
@@ -144,12 +144,15 @@ class QmpServer:
         if self._loop is not None and not self._stopping.is_set():
             self._loop.add_reader(listening, self._accept, listening)
 
-    def _run_aside(self, function: Callable[[], Any]) -> Awaitable[Any]:
+    def _run_aside(self, function: Callable[[], bytes]) -> asyncio.Future[bytes]:
         return asyncio.get_running_loop().run_in_executor(self._aside, function)
 
     def _emit(self, name: str, data: dict[str, Any] | None = None) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._broadcast, event(name, data))
+        message = event(name, data)
+        if threading.current_thread() is self._thread:
+            self._broadcast(message)  # at once: a command's event precedes its reply
+        elif self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._broadcast, message)
 
     def _broadcast(self, message: bytes) -> None:
         for session in tuple(self._sessions):

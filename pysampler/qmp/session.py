@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pysampler.errors import PysamplerError
+from pysampler.qmp.commands.definition import Command
 from pysampler.qmp.schema import check_arguments
-from pysampler.qmp.wire.json_stream import BadInput, JsonStream
+from pysampler.qmp.wire.json_stream import MAX_VALUE_BYTES, BadInput, JsonStream
 from pysampler.qmp.wire.messages import NO_ID, QmpError, failure, greeting, success
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from pysampler.qmp.commands.definition import Arguments, Monitor
 
@@ -21,14 +24,22 @@ if TYPE_CHECKING:
 READ_BYTES = 64 << 10
 _TURN = 64
 _TURN_BYTES = 64 << 10
+# How many requests may wait for one that blocks. As in QEMU, nothing more is read then, so a
+# request that would run out of band waits, too.
+MAX_WAITING = 8
 # Replies wait for a client that does not read them, and so does its input. Events cannot
 # wait: beyond this much unread output the client is dropped.
 MAX_UNREAD_BYTES = 1 << 20
 FAREWELL_S = 1.0  # how long a client has to take its last replies
 
+_NEGOTIATE = Command(lambda _, __: {})
+
 
 class Session:
     """A connection from greeting to end; all of it in the event loop.
+
+    Requests are answered in turn. Those that may block run aside, and the next one waits for
+    them; only what is asked for out of band is answered meanwhile.
 
     Attributes:
         task: ends with the connection.
@@ -43,11 +54,16 @@ class Session:
         self,
         connection: socket.socket,
         monitor: Monitor,
-        run_aside: Callable[[Callable[[], Any]], Awaitable[Any]],
+        run_aside: Callable[[Callable[[], bytes]], asyncio.Future[bytes]],
     ) -> None:
         self._monitor = monitor
         self._run_aside = run_aside
         self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._waiting: deque[tuple[Any, int]] = deque()  # requests and their bytes
+        self._waiting_bytes = 0
+        self._blocking: asyncio.Future[bytes] | None = None  # the reply that they wait for
+        self._moved_on = asyncio.Event()
         self._closing = False
         self._is_reading = False
         self._negotiated = False
@@ -58,15 +74,20 @@ class Session:
         self._reader, self._writer = await asyncio.open_connection(
             sock=connection, limit=READ_BYTES
         )
-        self._out.append(greeting())
+        self._send(greeting())
         stream = JsonStream()
         try:
             await self._flush()
             while data := await self._read():
-                await self._answer_all(stream, data)
+                await self._take_all(stream, data)
+            while self._blocking is not None:
+                await self._wait_until_moved_on()
+            await self._flush()
         except OSError:
             pass  # the client is gone
         finally:
+            if self._blocking is not None:
+                self._blocking.cancel()
             self._writer.close()
             try:
                 await asyncio.wait_for(self._writer.wait_closed(), FAREWELL_S)
@@ -86,24 +107,41 @@ class Session:
         finally:
             self._is_reading = False
 
-    async def _answer_all(self, stream: JsonStream, data: bytes) -> None:
-        n_bytes = 0
+    async def _take_all(self, stream: JsonStream, data: bytes) -> None:
         for value in stream.feed(data):
-            reply = await self._answer(value)
-            self._out.append(reply)
-            n_bytes += len(reply)
+            if self._oob and _is_out_of_band(value):
+                self._answer(value)
+            else:
+                self._waiting.append((value, stream.size))
+                self._waiting_bytes += stream.size
+                self._answer_waiting()
+            while self._is_full():
+                await self._wait_until_moved_on()
             if self._closing:
                 break
-            if len(self._out) >= _TURN or n_bytes >= _TURN_BYTES:
-                n_bytes = 0
+            if len(self._out) >= _TURN or self._out_bytes >= _TURN_BYTES:
                 await self._flush()
                 await asyncio.sleep(0)
         await self._flush()
 
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_VALUE_BYTES
+
+    async def _wait_until_moved_on(self) -> None:
+        self._moved_on.clear()
+        await self._moved_on.wait()
+
+    def _answer_waiting(self) -> None:
+        """Answer what waits, until something blocks."""
+        while self._waiting and self._blocking is None:
+            value, size = self._waiting.popleft()
+            self._waiting_bytes -= size
+            self._answer(value)
+
     def send_event(self, event: bytes) -> None:
         """Send an event, unless the client has yet to negotiate."""
         if self._negotiated:
-            self._out.append(event)
+            self._send(event)
             self._write()
             if self._writer.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
                 self._writer.transport.abort()
@@ -119,30 +157,52 @@ class Session:
         self._writer.transport.abort()
         self.task.cancel()
 
+    def _send(self, message: bytes) -> None:
+        self._out.append(message)
+        self._out_bytes += len(message)
+
     def _write(self) -> None:
         self._writer.write(b"".join(self._out))
         self._out.clear()
+        self._out_bytes = 0
 
     async def _flush(self) -> None:
         self._write()
         await self._writer.drain()
 
-    async def _answer(self, value: Any) -> bytes:
+    def _answer(self, value: Any) -> None:
+        """Answer a request, or let it run aside: then the reply comes when it is done."""
         if isinstance(value, BadInput):
-            return failure(QmpError(value.desc))
+            self._send(failure(QmpError(value.desc)))
+            return
         request_id = value.get("id", NO_ID) if isinstance(value, dict) else NO_ID
         try:
-            name, arguments = self._check_request(value)
-            return success(await self._execute(name, arguments), request_id)
+            command, arguments = self._check_request(value)
         except QmpError as error:
-            return failure(error, request_id)
-        except PysamplerError as error:
-            return failure(QmpError(str(error)), request_id)
-        except Exception as error:  # noqa: BLE001  # whatever a command does, the guest goes on
-            return failure(QmpError(f"internal error: {type(error).__name__}: {error}"), request_id)
+            self._send(failure(error, request_id))
+            return
+        run = partial(_reply_of, command, self._monitor, arguments, request_id)
+        if not command.may_block:
+            self._send(run())
+            return
+        self._write()  # a client must not wait for what is ready
+        self._blocking = self._run_aside(run)
+        self._blocking.add_done_callback(self._move_on)
 
-    def _check_request(self, value: Any) -> tuple[str, Arguments]:
-        """Return command and arguments of a request, the command known, the arguments unchecked."""
+    def _move_on(self, done: asyncio.Future[bytes]) -> None:
+        self._blocking = None
+        self._moved_on.set()
+        if done.cancelled() or self._writer.transport.is_closing():
+            return
+        self._send(done.result())
+        if self._closing:
+            self._waiting.clear()
+            self._waiting_bytes = 0
+        self._answer_waiting()
+        self._write()
+
+    def _check_request(self, value: Any) -> tuple[Command, Arguments]:
+        """Return command and arguments of a request."""
         if not isinstance(value, dict):
             raise QmpError("QMP input must be a JSON object")
         name = None
@@ -166,19 +226,32 @@ class Session:
             raise QmpError(
                 "Expecting capabilities negotiation with 'qmp_capabilities'", "CommandNotFound"
             )
-        if name not in self._monitor.commands:
+        command = self._monitor.commands.get(name)
+        if command is None:
             raise QmpError(f"The command {name} has not been found", "CommandNotFound")
-        if "exec-oob" in value:
+        if "exec-oob" in value and not command.allow_oob:
             raise QmpError(f"The command {name} does not support OOB")
-        return name, arguments
-
-    async def _execute(self, name: str, arguments: Arguments) -> Any:
-        command = self._monitor.commands[name]
         arguments = check_arguments(command.arguments, arguments)
-        if not self._negotiated and name == "qmp_capabilities":
+        if name == "qmp_capabilities" and not self._negotiated:
             self._negotiated = True
             self._oob = "oob" in arguments.get("enable", ())
-            return {}
-        if command.may_block:
-            return await self._run_aside(lambda: command.run(self._monitor, arguments))
-        return command.run(self._monitor, arguments)
+            return _NEGOTIATE, {}
+        return command, arguments
+
+
+def _is_out_of_band(value: Any) -> bool:
+    return isinstance(value, dict) and "exec-oob" in value and "execute" not in value
+
+
+def _reply_of(
+    command: Command, monitor: Monitor, arguments: Arguments, request_id: object
+) -> bytes:
+    """Run a command; return its reply. It never raises: whatever happens, the guest goes on."""
+    try:
+        return success(command.run(monitor, arguments), request_id)
+    except QmpError as error:
+        return failure(error, request_id)
+    except PysamplerError as error:
+        return failure(QmpError(str(error)), request_id)
+    except Exception as error:  # noqa: BLE001
+        return failure(QmpError(f"internal error: {type(error).__name__}: {error}"), request_id)

@@ -49,11 +49,14 @@ class Command:
         run: does it; what it returns is the reply's ``return``.
         arguments: what it takes.
         may_block: whether it must be kept out of the event loop.
+        allow_oob: whether it may be asked for out of band, to be done while another one blocks. It
+            must not block itself.
     """
 
     run: Callable[[Monitor, Arguments], Any]
     arguments: tuple[Member, ...] = ()
     may_block: bool = False
+    allow_oob: bool = False
 
 
 @dataclass(frozen=True, slots=True)

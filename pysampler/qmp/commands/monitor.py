@@ -47,7 +47,7 @@ COMMANDS = {
         _human_monitor_command,
         (Member("command-line", String()), Member("cpu-index", Integer(), optional=True)),
     ),
-    "quit": Command(_quit, may_block=True),
+    "quit": Command(_quit),
     "query-commands": Command(_query_commands),
     "query-version": Command(_query_version),
     "qmp_capabilities": Command(

@@ -51,11 +51,15 @@ class BadInput:
 class JsonStream:
     """Cuts bytes into JSON values, however the bytes are chunked.
 
+    Attributes:
+        size: bytes of the tokens of the value that came last.
+
     >>> list(JsonStream().feed(b'{"id": 1}[] nonsense '))
     [{'id': 1}, [], BadInput(desc="JSON parse error, invalid keyword 'nonsense'")]
     """
 
     def __init__(self) -> None:
+        self.size = 0
         self._unfinished = b""  # the beginning of a token
         self._skip: re.Pattern[bytes] | None = None  # what is skipped after an error
         self._value = _Value()
@@ -95,10 +99,12 @@ class JsonStream:
                 yield self._refuse("JSON nesting depth limit exceeded", None)
             elif not value.is_open:
                 self._value = _Value()
+                self.size = value.size
                 yield BadInput(f"JSON parse error, {value.error}") if value.error else value.top[0]
 
     def _refuse(self, desc: str, skip: re.Pattern[bytes] | None) -> BadInput:
         self._value = _Value()
+        self.size = 0  # it is not kept
         self._skip = skip
         return BadInput(desc)
 
