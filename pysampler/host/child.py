@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""How every child of ours is started: nothing of the current folder runs in it.
+"""Start child processes that run nothing of the current folder.
 
-``python -c`` and ``python -m`` look for modules in the current folder first, which may be anybody's
-while we are root. So each child runs this very interpreter isolated (``-I``: no current folder,
-no PYTHONPATH, no user's own packages), and this file, started as a script, then loads the package
-from where it is: neither a copy elsewhere on the path nor what lies beside it is taken for it.
+``python -c`` and ``python -m`` look for modules in the current folder first. We may be root, and
+that folder may be anybody's. So each child runs the same interpreter isolated (``-I``: no current
+folder, no PYTHONPATH, no user's own packages). This file, started as a script, then loads the
+package from its own place. Neither a copy elsewhere on the path nor a module in the current folder
+can take that place.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def code_command(code: str) -> list[str]:
-    """Return the command that runs code which needs nothing but the standard library."""
+    """Return the command that runs code which imports the standard library only."""
     return [sys.executable, "-I", "-c", code]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How a command loads matplotlib: nothing of the current folder has a say in it."""
+"""Load matplotlib without settings from the current folder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from importlib import import_module
 def load_matplotlib() -> None:
     """Load matplotlib with its user's settings, without a ``matplotlibrc`` that lies here.
 
-    It reads one of the current folder first, which may be anybody's while we are root, and can
-    make it run LaTeX on a text of theirs. So it is loaded in another folder.
+    matplotlib looks for that file in the current folder first. We may be root, and the folder
+    may be anybody's: such a file can make matplotlib run LaTeX on its owner's text. So
+    matplotlib is loaded in another folder.
     """
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     try:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was tried.
+    """The result of one trial.
 
     Attributes:
-        name: what.
-        works: whether it did.
-        detail: what was seen, or why it does not work.
-        cure: what makes it work; empty where it works or nothing would.
+        name: the thing that was tried.
+        works: whether it worked.
+        detail: the observation, or the reason why it does not work.
+        cure: a way to make it work; empty where it works already or cannot work.
     """
 
     name: str

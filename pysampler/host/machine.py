@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The machine that a figure was measured on: a number travels with it."""
+"""Facts about this machine, to be kept with each figure that was measured on it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def last_level_cache_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Return the memory that can be had without swapping, within the limits of our cgroups."""
+    """Return the bytes of memory available without swapping, within the limits of our cgroups."""
     match = re.search(r"^MemAvailable:\s*(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
     available = int(match.group(1)) << 10 if match else 0
     return max(0, min([available, *_left_in_cgroups()]))
@@ -80,7 +80,7 @@ def _left_in_cgroups() -> Iterator[int]:
 
 
 def facts() -> dict[str, Any]:
-    """Return what a reader of a figure must know of the machine, JSON values only."""
+    """Return the facts about the machine that belong to a figure, as JSON values only."""
     governor = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
     try:
         zlib = core.zlib_version()

@@ -22,8 +22,8 @@ class Mapping:
         shared: writes reach the file, or other processes.
         offset: of ``start`` in the file, bytes.
         inode: (device, inode); (0, 0) for anonymous memory.
-        name: path, ``[heap]`` or the like; empty for anonymous memory. Whoever named the file may
-            have put anything into it: it goes out through ``printable()`` only.
+        name: path, ``[heap]`` or the like; empty for anonymous memory. It is another user's text:
+            show it through ``printable()`` only.
         flags: two letters each, as VmFlags of smaps has them; None where only maps was read.
         page_size: bytes of the pages that the kernel backs it with, not of a transparent huge page;
             None where only maps was read.
@@ -43,7 +43,7 @@ class Mapping:
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether it is private and of no file: a page that was not touched holds zeros."""
+        """Whether it is private and has no file, so that an untouched page holds zeros."""
         return not self.shared and (self.inode == (0, 0) or self.name == "/anon_hugepage (deleted)")
 
     @property
@@ -71,7 +71,7 @@ def read_maps(pid: int) -> list[Mapping]:
 # A process may have as many mappings (vm.max_map_count), and from pass to pass most stay.
 @lru_cache(maxsize=65530)
 def parse_mapping(line: bytes) -> Mapping:
-    """Return the mapping of a line, without its end; the first line of one in smaps is the same."""
+    """Return the mapping of a line without its line end, of maps or smaps."""
     addresses, rights, offset, device, inode, *name = line.split(b" ", 5)
     start, end = addresses.split(b"-")
     major, minor = device.split(b":")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Why a process may not be read, and what cures it; docs/attaching.md has the kernel's rules."""
+"""Explain why a process may not be read, with the cure; docs/attaching.md has the rules."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def hidepid() -> str:
 
 
 def check_access(pid: int) -> None:
-    """Try to open what every way of reading a process needs.
+    """Try to open the files of /proc/PID that each way of reading a process needs.
 
     Raises:
         SourceError: it may not be read, or has ended; the message names the cure.
@@ -59,7 +59,7 @@ def check_access(pid: int) -> None:
 
 
 def check_proc() -> None:
-    """Make sure that /proc and system calls mean the same process by a number.
+    """Check that a pid means the same process in /proc and in system calls.
 
     Raises:
         SourceError: /proc is that of another pid namespace, or not mounted.
@@ -94,7 +94,7 @@ def access_error(pid: int, refused: str = "") -> AccessError:
 
     Args:
         pid: the process.
-        refused: the file of /proc/PID that could not be opened; else what is refused is tried.
+        refused: the file of /proc/PID that could not be opened; if empty, it is found by trying.
     """
     refused = refused if refused in {"pagemap", "clear_refs"} else _refused(pid)
     process, reader = _Credentials.of(pid), _Credentials.of("self")
@@ -105,7 +105,7 @@ def access_error(pid: int, refused: str = "") -> AccessError:
 
 
 def file_cure(capability: str = "CAP_DAC_READ_SEARCH") -> str:
-    """Return what cures that a file's mode forbids something."""
+    """Return the cure for a file whose mode forbids the access."""
     if os.geteuid() == 0:
         return f"this root lacks {capability} (in a container?); run as the file's owner, or add it"
     inside = not _in_initial_user_namespace()
@@ -114,7 +114,7 @@ def file_cure(capability: str = "CAP_DAC_READ_SEARCH") -> str:
 
 @dataclass(frozen=True)
 class _Credentials:
-    """Of a process: its effective user, who owns its files in /proc, and its capabilities."""
+    """Effective user, owner of the files in /proc, and capabilities of a process."""
 
     uid: int
     files_uid: int
@@ -123,7 +123,7 @@ class _Credentials:
 
     @classmethod
     def of(cls, pid: int | str) -> _Credentials | None:
-        """Return what /proc tells; None when it tells nothing."""
+        """Return the credentials from /proc; None when they cannot be read."""
         try:
             with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
                 lines = dict(line.partition(":")[::2] for line in status)
@@ -213,7 +213,7 @@ def _cures(refused: str, process: _Credentials | None, reader: _Credentials, mis
 
 
 def _missing(refused: str, process: _Credentials | None, reader: _Credentials) -> str:
-    """Return the capabilities that reading takes and that are not in effect."""
+    """Return the capabilities that reading needs and this process lacks."""
     missing = [] if reader.has("CAP_SYS_PTRACE") else ["CAP_SYS_PTRACE"]
     if process is None or process.files_uid != reader.uid:
         override = reader.has("CAP_DAC_OVERRIDE")
@@ -225,7 +225,7 @@ def _missing(refused: str, process: _Credentials | None, reader: _Credentials) -
 
 
 def _refused(pid: int) -> str:
-    """Return the first thing of a process that may not be opened; "memory" when all may."""
+    """Return the first file of a process that may not be opened; "memory" when all may."""
     name = ""
     try:
         for name in _FILES:

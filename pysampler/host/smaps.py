@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""/proc/PID/smaps: what /proc/PID/maps does not tell of a mapping.
+"""/proc/PID/smaps: flags and page sizes of mappings, which /proc/PID/maps does not have.
 
-The kernel walks all page tables for it, 10 ms per GiB of small pages, and holds a lock meanwhile
-that delays whoever maps memory: to be read when there is a reason, not in every pass.
+Reading it is expensive: the kernel walks all page tables, 10 ms per GiB of small pages. Meanwhile
+it holds a lock that delays the process in mapping memory. So read it when there is a reason, and
+not in every pass.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""How every file is written: whole or not at all, and never where another user would have it.
+"""Write files: whole or not at all, and never where another user's link leads.
 
-Who is root writes into folders of others, and into those that all can write, such as /tmp. So a
-path is walked by folder descriptors: what was looked at is what is written into, even when somebody
-renames it meanwhile. A link is followed only when it is ours or root's. The new content gets a
-name of its own, and then the old file's place; of another user's file nothing is opened, or kept.
+We may be root and write into a folder that others can write, such as /tmp. So a path is walked by
+folder descriptors, and the folder that was checked is the folder that is written into, even when
+somebody renames it meanwhile. A link is followed only when it belongs to us or to root. The new
+content is written under a name of its own, which then replaces the old file. A file of another user
+is never opened, and nothing of it is kept.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _MOST_LINKS = 40  # as the kernel follows
 
 @contextmanager
 def writing(name: str) -> Iterator[None]:
-    """Name in an error what could not be written.
+    """Turn an OSError within the block into one that names the file.
 
     Raises:
         BrokenPipeError: nobody reads it any more.
@@ -43,7 +44,7 @@ def writing(name: str) -> Iterator[None]:
 
 
 def is_trusted(uid: int) -> bool:
-    """Return whether what belongs to a user is ours, or the administrator's."""
+    """Return whether a user is this process's own, or root."""
     return uid in {os.geteuid(), 0}
 
 
@@ -187,10 +188,10 @@ def _mode(folder: int, name: str) -> int:
 
 
 class Folder:
-    """A folder whose files we write; what has their names is replaced, a link too.
+    """A folder to write files into; a file or link that has the same name is replaced.
 
     Args:
-        path: made, with those above it, when it is not there.
+        path: the folder; it and missing folders above it are made.
 
     Raises:
         OSError: it cannot be written into.
@@ -236,7 +237,7 @@ class Folder:
 
 
 def append_line(path: str, text: str) -> None:
-    """Append a line to a file of ours, made when it is not there.
+    """Append a line to a file of ours; make the file if it is missing.
 
     Raises:
         OSError: it could not be written.

@@ -15,10 +15,10 @@ class ProcessMemory:
     Attributes:
         pid: the process.
         address: of the first byte; None for a file that the process merely holds open.
-        anonymous: whether all of it is private and of no file: then, and only then, a page that
-            the process has not touched holds zeros.
-        file: of a private mapping of a file: where a page that the process has not touched has
-            its content. None where it is not known, or may not be opened.
+        anonymous: whether all of it is private and has no file. Only then an untouched page
+            holds zeros.
+        file: for a private mapping of a file: the place of the content of pages that the
+            process has not touched. None where it is unknown or may not be opened.
     """
 
     pid: int
@@ -35,8 +35,8 @@ class FileMemory:
         path: how to open it, which may be a name below /proc/PID.
         inode: (device, inode) the path must still lead to when it is opened.
         offset: where in the file the RAMBlock begins, in bytes.
-        user: where a process has it mapped, or that it holds it open: when this ends, so does
-            the RAMBlock. None for a file by itself.
+        user: the process that has it mapped or open, and where. The RAMBlock ends with that.
+            None for a file by itself.
     """
 
     path: str

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Measurement: the vector, frozen, to and from JSON.
 
-What each number means, with the published vector (a 32 GiB guest with 16 MiB of video RAM):
+The numbers and their meaning, on the published vector (a 32 GiB guest with 16 MiB of video RAM):
 
 ==================  ==========  ==============================================================
 JSON key            example     meaning
@@ -137,7 +137,7 @@ class Measurement:
 
     @property
     def duration_ms(self) -> float:
-        """What rates divide by, as QEMU's: calc-time, or the last period where it is longer."""
+        """Divisor of rates in ms, as in QEMU: calc-time, or the last period where it is longer."""
         return max(self.calc_time_ms, self.periods[-1] if self.periods else 0)
 
     @property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a careful reader of a measurement should be told, each with its cure."""
+"""Warnings about a measurement, each with its cure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _READABLE = {
 
 
 def remarks(measurement: Measurement) -> list[str]:
-    """Return one line for each thing that makes a measurement less than it seems."""
+    """Return the warnings about a measurement, one line each."""
     details = measurement.details
     is_sampled = measurement.mode is Mode.PAGE_SAMPLING
     lines = [*_slow_passes(measurement), *_late_passes(measurement), *_unreadable(measurement)]

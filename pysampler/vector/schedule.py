@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""When the compare passes are due: the periods of the vector."""
+"""The schedule of the compare passes: the periods of the vector."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Why a sample could not be read: the names in the vector, and words for people."""
+"""Causes of unreadable samples: their names in the vector, and words for people."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Reader(Protocol):
         """How pages are read: ``mapped``, ``pread``, ``process_vm_readv`` or ``buffer``."""
 
     def begin_pass(self) -> None:
-        """Look once at what holds for a whole pass.
+        """Take the observations that hold for a whole pass.
 
         Raises:
             FaultError: the block has gone or shrunk.
@@ -39,7 +39,7 @@ class Reader(Protocol):
         """Return which pages can be read now; None when all can. ``order`` sorts ``vfns``."""
 
     def hash_pages(self, hasher: Hasher, vfns: VfnArray, hashes: HashArray) -> int:
-        """Hash pages in order; return how many were: fewer when the next cannot be read.
+        """Hash pages in order; return their number, which is smaller when the next cannot be read.
 
         Raises:
             FaultError: the block has gone.
@@ -53,21 +53,21 @@ class Reader(Protocol):
         """
 
     def check(self) -> None:
-        """Look quickly, as for each page that cannot be read, whether the whole block has gone.
+        """Check quickly whether the whole block has gone; called for each page that cannot be read.
 
         Raises:
             FaultError: the process has ended, or the file has shrunk.
         """
 
     def end_pass(self) -> None:
-        """Make sure that what was read was still the block.
+        """Check that the block was still the same while it was read.
 
         Raises:
             FaultError: the block has gone or shrunk.
         """
 
     def close(self) -> None:
-        """Let go of maps and descriptors; a second call does nothing."""
+        """Close mappings and descriptors; a second call does nothing."""
 
 
 def open_reader(block: RAMBlock, page_size: int, opened: Opened | None = None) -> Reader:

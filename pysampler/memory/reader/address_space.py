@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a RAMBlock is in the address space of a process: whether it still is, and its pages."""
+"""The place of a RAMBlock in a process's address space: is it still there, and are its pages?"""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class AddressSpace:
             self.process.begin_pass()
 
     def begin_pass(self) -> None:
-        """Raise FaultError when the process has ended; forget what was seen of it before."""
+        """Forget observations of the last pass; raise FaultError when the process has ended."""
         self.process.begin_pass()
         self.check()
 
@@ -90,7 +90,7 @@ class AddressSpace:
 
     @staticmethod
     def _identity_of(mappings: list[Mapping]) -> frozenset[tuple[object, ...]]:
-        """Return what stays when a mapping is split, joined or protected."""
+        """Return the properties of mappings that splitting, joining and protecting keep."""
         return frozenset(
             (m.shared, m.inode, m.offset - m.start if m.inode != (0, 0) else 0) for m in mappings
         )

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class BufferReader:
     """Reads memory that this process has mapped itself.
 
-    Untouched pages of anonymous memory stay so. Other memory is read as it is: what it maps,
-    this process may fault in.
+    Untouched pages of anonymous memory stay untouched. Other memory is read as it is: this
+    process may fault in its own mappings.
     """
 
     access = "buffer"
@@ -44,7 +44,7 @@ class BufferReader:
             self._space = AddressSpace(block, ProcessMemory(pid, self._address), process)
 
     def begin_pass(self) -> None:
-        """Forget what was seen in the pass before; an exported buffer cannot go away."""
+        """Forget observations of the last pass; an exported buffer cannot go away."""
         if self._space is not None:
             self._space.begin_pass()
 
@@ -69,5 +69,5 @@ class BufferReader:
     end_pass = check
 
     def close(self) -> None:
-        """Let go of what was opened beside the buffer."""
+        """Close the files that were opened for the buffer."""
         self._space = None

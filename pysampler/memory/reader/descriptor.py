@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Descriptors that end with whoever uses them."""
+"""Descriptors that are closed with their last user."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ class FileReader:
     """Reads a RAMBlock that is part of a file.
 
     A read through a mapping fills a hole of a tmpfs or hugetlbfs file, so holes are found first:
-    whether there may be any by st_blocks, which they are by SEEK_DATA. hugetlbfs does not know
-    SEEK_DATA; there pread(), which fills nothing, is used as long as there are holes. So it is
-    where the file cannot be mapped, as this process may not have so much address space.
+    st_blocks tells whether there may be any, SEEK_DATA where they are. hugetlbfs does not have
+    SEEK_DATA. There pread() is used as long as there are holes, because it fills nothing. pread()
+    is also used where the file cannot be mapped, for want of address space.
     """
 
     def __init__(self, block: RAMBlock, memory: FileMemory, page_size: int, opened: Opened) -> None:
@@ -165,10 +165,11 @@ class FileReader:
         return core.hash_mapped(hasher, self._map, self._page_size, vfns, hashes)
 
     def _reading_it_may_fill_holes(self) -> bool:
-        """Return whether the mapping must not be read, as holes may come after they were asked for.
+        """Return whether holes may appear after the check, so that the mapping must not be read.
 
-        A page that was punched out would be filled with zeros. Under userfaultfd that is more than
-        a page of memory: whoever brings the page fails, and a post-copy migration with it.
+        Reading would fill a page that was punched out with zeros. Under userfaultfd that costs
+        more than a page of memory: the process that brings the page fails, and a post-copy
+        migration with it.
         """
         if not self._has_holes or self._user is None:
             return self._has_holes and self._is_hugetlbfs

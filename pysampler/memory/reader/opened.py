@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the readers of one measurement share: each process and each file is opened once."""
+"""Processes and files that the readers of one measurement share: each is opened once."""
 
 from __future__ import annotations
 

@@ -34,9 +34,9 @@ _PAGES_AT_ONCE = 512
 class ProcessReader:
     """Reads a RAMBlock in the address space of another process.
 
-    To read a page that is not there makes it come: a zero page, or out of swap. So pagemap
-    is asked before, in every pass, for a page may be given back or swapped out at any time.
-    What the process has not touched of a private file is read from the file.
+    Reading an absent page would bring it in, as a zero page or from swap. So each pass asks
+    pagemap first: a page may be given back or swapped out at any time. Pages of a private file
+    that the process has not touched are read from the file.
     """
 
     access = "process_vm_readv"
@@ -60,7 +60,7 @@ class ProcessReader:
         _check_rights(memory.pid, page_size)
 
     def begin_pass(self) -> None:
-        """Look whether the process is there."""
+        """Check that the process is there."""
         self._space.begin_pass()
 
     def states(self, vfns: VfnArray, order: NDArray[np.uint32]) -> StateArray:
@@ -100,7 +100,7 @@ class ProcessReader:
     def _hash_of_file(
         self, hasher: Hasher, vfns: VfnArray, staging: bytearray, hashes: HashArray
     ) -> int:
-        """Hash pages of a private file: each where its content is at this moment."""
+        """Hash pages of a private file, each from the place of its present content."""
         assert self._file is not None  # noqa: S101 (for the type checker)
         order = np.argsort(vfns, kind="stable").astype(np.uint32)
         states = self._space.states(self._page_size, vfns, order, self._address)
@@ -124,7 +124,7 @@ class ProcessReader:
         """Hash pages that are present.
 
         process_vm_readv() is faster than /proc/PID/mem. But it would wait for a page that goes
-        missing under userfaultfd, and of a shared page make the process a copy of its own.
+        missing under userfaultfd. And it would give the process a copy of each shared page.
         """
         process = self._space.process
 
@@ -173,7 +173,7 @@ class ProcessReader:
         self._space.check_mapped()
 
     def close(self) -> None:
-        """Let go of what was opened."""
+        """Close the files that were opened."""
         self._file = None
 
 

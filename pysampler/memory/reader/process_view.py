@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the readers of one measurement see of a process: opened once, looked at once in a pass."""
+"""A process as the readers of one measurement see it: opened once, examined once in a pass."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ProcessView:
         return len(os.pread(self.pagemap.fd, _ENTRY, 0)) < _ENTRY
 
     def begin_pass(self) -> None:
-        """Forget what was seen in the pass before."""
+        """Forget observations of the last pass."""
         self.mappings = None
         self._holds_userfaultfd = None
 
@@ -72,12 +72,12 @@ class ProcessView:
             return self._memory.fd
 
     def holds_userfaultfd(self) -> bool:
-        """Return whether somebody who may fill its pages held a userfaultfd.
+        """Return whether a process held a userfaultfd that may fill this process's pages.
 
-        That is as of this pass's first question. Another process may hold the descriptor: those
-        are looked for once, and are none of this one's as long as it has no mapping under
-        userfaultfd. One of another user, or out of our sight in another pid namespace, is not
-        found.
+        The answer is that of the first call in this pass. Other processes may hold the
+        descriptor. They are looked for once, and do not count while this process has no mapping
+        under userfaultfd. A holder that is another user's, or in a pid namespace that we cannot
+        see, is not found.
         """
         with self._lock:
             if self._elsewhere is None:
@@ -89,14 +89,14 @@ class ProcessView:
             return self._holds_userfaultfd
 
     def awaited(self) -> list[Mapping]:
-        """Return the mappings whose missing pages somebody will fill who holds a userfaultfd."""
+        """Return the mappings whose missing pages the holder of a userfaultfd will fill."""
         if not self.holds_userfaultfd():
             return []
         with self._lock:
             return self._registered()
 
     def _registered(self) -> list[Mapping]:
-        """Return the mappings under userfaultfd, as of not long ago."""
+        """Return the mappings under userfaultfd, as of a recent look."""
         began_s = time.monotonic()
         if began_s >= self._next_smaps_s:
             with suppress(OSError):  # it may have ended; has_ended() will tell

@@ -32,11 +32,11 @@ _IDSTR_MAX = 255  # characters, QEMU's
 
 @dataclass(frozen=True)
 class FoundRam:
-    """What was found in a process.
+    """The guest RAM found in a process.
 
     Attributes:
         blocks: RAMBlocks, each of its own name.
-        remarks: what the user should know of them, a line each.
+        remarks: warnings for the user, a line each.
     """
 
     blocks: list[RAMBlock]
@@ -46,9 +46,9 @@ class FoundRam:
 def find_blocks(pid: int) -> list[RAMBlock]:
     """Find the guest RAM of a process.
 
-    In a QEMU, it is the memory that its command line names, and what else is as QEMU makes
-    RAMBlocks, such as video RAM. In any other process, memfds named as QEMU's if there are any,
-    else every writable mapping of at least 16 MiB: shared, of a file or anonymous.
+    In a QEMU that is the memory that its command line names, and other mappings that look like
+    RAMBlocks, such as video RAM. In any other process it is the memfds named as QEMU's, if there
+    are any. Else it is each writable mapping of at least 16 MiB: shared, of a file or anonymous.
 
     Raises:
         SourceError: no such process, no right to read it, or nothing found.
@@ -57,7 +57,7 @@ def find_blocks(pid: int) -> list[RAMBlock]:
 
 
 def find_ram(pid: int, monitor: str | None = None) -> FoundRam:
-    """Find the guest RAM of a process as `find_blocks` does, and say what is odd about it.
+    """Find the guest RAM of a process as `find_blocks` does, with warnings.
 
     Args:
         pid: the process.
@@ -115,7 +115,7 @@ def _executable(pid: int) -> str | None:
 def _config(pid: int, path: str) -> str:
     """Return the text of a configuration file of QEMU's; empty when it cannot be had.
 
-    Only a file of the user who runs QEMU is read: nobody is to look into others' by our rights.
+    Only a file of the user who runs QEMU is read, so that nobody reads others' files by our rights.
     """
     folder = "root" if path.startswith("/") else "cwd"
     try:

@@ -96,7 +96,7 @@ def _ask(monitor: socket.socket, path: str) -> list[ToldBlock]:
 
 
 def _check(blocks: list[ToldBlock]) -> None:
-    """Raise ValueError for what no QEMU tells of its RAMBlocks."""
+    """Raise ValueError for RAMBlocks that no QEMU can have."""
     if len(blocks) > _BLOCKS_MAX:
         raise ValueError(f"it tells of {len(blocks)} RAMBlocks, more than a QEMU has")
     end = 0

@@ -79,7 +79,7 @@ def mapped_block(
         idstr: the RAMBlock's name.
         start: its first address; None for the mapping's.
         length: bytes; None for the mapping's.
-        links: those of links_of(), for whoever asks for many mappings; else they are looked up.
+        links: of links_of(), for callers with many mappings; looked up when None.
     """
     start = mapping.start if start is None else start
     length = mapping.length if length is None else length
@@ -117,7 +117,7 @@ def _anonymous_page_size(pid: int, mapping: Mapping) -> int:
 
 
 def links_of(pid: int) -> dict[str, list[str]]:
-    """Return the descriptors of a process by the name of what they lead to."""
+    """Return the descriptors of a process by the name of their target."""
     folder, links = f"/proc/{pid}/fd", defaultdict(list)
     with suppress(OSError):  # it may not let us look
         for fd in os.listdir(folder):

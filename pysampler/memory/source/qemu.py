@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Guest RAM of a QEMU: which of its mappings are RAMBlocks, and their idstr.
 
-The mappings tell where RAM is and how long, the command line how it is called. Nothing is asked
-of QEMU itself: it may be stopped, hung or busy migrating.
+The mappings give address and length of RAM, the command line its names. QEMU itself is not asked:
+it may be stopped, hung or busy migrating.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _PROGRAM = re.compile(r"\.?(qemu-system-|qemu-kvm|kvm(-spice)?$)")
 
 @dataclass(frozen=True)
 class QemuRam:
-    """What was found in a QEMU.
+    """The guest RAM found in a QEMU.
 
     Attributes:
         named: idstr and mapping of each RAMBlock that the command line names, main memory first.
-        unnamed: the same of what looks like a RAMBlock and is not on the command line.
+        unnamed: the same for mappings that look like a RAMBlock and are not on the command line.
         said: bytes of guest RAM that the command line asks for; 0 when it does not say all.
-        missing: what the command line asks for and was not found.
+        missing: memory of the command line that was not found.
         video: bytes of ``named`` that are devices'.
     """
 
@@ -62,11 +62,11 @@ class QemuRam:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether command line and mappings do not tell the same."""
+        """Whether command line and mappings disagree."""
         return bool(self.unnamed or self.missing or not self.said)
 
     def remarks(self) -> Iterator[str]:
-        """Yield what the user should know, a line each."""
+        """Yield warnings for the user, a line each."""
         if self.unnamed:
             names = ", ".join(f"{idstr} ({format_size(m.length)})" for idstr, m in self.unnamed[:8])
             more = f" and {len(self.unnamed) - 8} more" if len(self.unnamed) > 8 else ""
@@ -85,7 +85,8 @@ class QemuRam:
 def is_qemu(command: list[str], executable: str | None = None) -> bool:
     """Return whether a process is a QEMU system emulator.
 
-    Its executable tells; the command line, which may say anything, only where that is unknown.
+    The executable decides. The command line may say anything, so it decides only where the
+    executable is unknown.
     """
     program = command[0] if executable is None else executable.removesuffix(" (deleted)")
     return _PROGRAM.match(os.path.basename(program)) is not None
@@ -98,7 +99,7 @@ def find_guest_ram(command: list[str], mappings: list[Mapping]) -> list[tuple[st
 
 
 def match_guest_ram(said: list[SaidMemory], mappings: list[Mapping]) -> QemuRam:
-    """Find the memory that the command line asks for, and what else is guest RAM.
+    """Find the memory of the command line, and other guest RAM.
 
     Memory of one kind and size is told apart by the order in which QEMU makes it, backends before
     what is of none: inode numbers rise, addresses of anonymous memory fall.
@@ -191,7 +192,7 @@ def _may_be(memory: SaidMemory, mapping: Mapping) -> bool:
 
 
 def _candidates(mappings: list[Mapping]) -> list[Mapping]:
-    """Return what may be a RAMBlock, in the order in which QEMU is likely to have made it."""
+    """Return the mappings that may be RAMBlocks, in the likely order of their making."""
     flagged = _have_flags(mappings)
     programs = {m.inode for m in mappings if m.executable}
     of_files: list[Mapping] = []
@@ -222,7 +223,7 @@ def _candidates(mappings: list[Mapping]) -> list[Mapping]:
 
 
 def _ram_of(run: list[Mapping], *, flagged: bool) -> Mapping:
-    """Return where the RAM at the end of a run begins.
+    """Return the address at which the RAM at the end of a run begins.
 
     A policy or advice for a part of it splits RAM, so it need not be the last mapping.
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What a QEMU's command line says of its memory: names, kinds and sizes, where it says them.
+"""Memory on a QEMU's command line: names, kinds and sizes, as far as they are there.
 
-The text belongs to another process and may be anything. What makes no sense is not said.
+The text belongs to another process and may be anything. Options that make no sense are ignored.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _video(options: list[Option]) -> Iterator[SaidMemory]:
 def _set_apart(
     options: list[Option],
 ) -> tuple[defaultdict[str, dict[str, str]], defaultdict[str, dict[str, str]]]:
-    """Return what -global says of devices, by driver, and -set, by id."""
+    """Return the settings of -global by driver, and of -set by id."""
     of_driver: defaultdict[str, dict[str, str]] = defaultdict(dict)
     of_id: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for option, text in options:
@@ -193,7 +193,7 @@ def _set_apart(
 
 
 def _options(command: list[str], read_config: Callable[[str], str]) -> Iterator[Option]:
-    """Yield each option and what it says; one without a value is followed by the next option."""
+    """Yield each option and its value; without a value, the next option stands in its place."""
     for word, value in zip(command[1:], [*command[2:], ""], strict=True):
         if not word.startswith("-"):
             continue
@@ -247,7 +247,7 @@ def _as_text(value: object) -> str:
 
 
 def _size(text: str, unit: int) -> int:
-    """Return bytes, 0 for what is no size; a bare number counts ``unit`` bytes."""
+    """Return bytes, 0 for a text that is no size; a bare number counts ``unit`` bytes."""
     hexadecimal = _HEXADECIMAL.fullmatch(text)
     match = _SIZE.fullmatch(text)
     if hexadecimal:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What was found in a QEMU, set right by what its monitor tells."""
+"""RAMBlocks found in a QEMU, corrected by the answer of its monitor."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 def as_qemu_says(
     told: list[ToldBlock], found: list[tuple[str, Mapping]], mappings: list[Mapping]
 ) -> tuple[list[tuple[str, Mapping]], list[str]]:
-    """Return the blocks that QEMU tells of, and remarks.
+    """Return the blocks that QEMU names, and remarks.
 
-    Where QEMU says the address, that is where a block is; else its length and its name tell
-    which of those found it is.
+    QEMU's address decides where a block is. Without an address, length and name decide which of
+    the blocks found it is.
 
     Raises:
         SourceError: none of them is there.
@@ -57,7 +57,7 @@ def as_qemu_says(
 
 
 def _at(block: ToldBlock, mappings: list[Mapping]) -> Mapping | None:
-    """Return the part of a mapping in which QEMU says that a block is."""
+    """Return the part of a mapping at which QEMU has a block."""
     start, end = block.address or 0, (block.address or 0) + block.used_length
     from_here = bisect_right(mappings, start, key=lambda m: m.end)
     spanned = mappings[from_here : bisect_left(mappings, end, key=lambda m: m.start)]

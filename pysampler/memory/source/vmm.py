@@ -26,8 +26,8 @@ _N_REASONS = 4  # mappings that an error speaks of
 def largest(mappings: list[Mapping]) -> list[tuple[str, Mapping]]:
     """Return the mappings that are taken for guest RAM, each with a name.
 
-    Private mappings of memfds and files are, too: a VMM that was restored from a snapshot has
-    its file mapped so.
+    Private mappings of memfds and files are among them, because a VMM that was restored from a
+    snapshot maps its file so.
     """
     programs = _programs(mappings)
     memfds = [m for m in mappings if _is_guest_memfd(m) and _why_no_memory(m, programs) is None]
@@ -40,7 +40,7 @@ def largest(mappings: list[Mapping]) -> list[tuple[str, Mapping]]:
 
 
 def why_not(mappings: list[Mapping]) -> str:
-    """Return what there is instead of guest RAM, and why it was not taken for that."""
+    """Return the largest mappings, each with the reason why it is not taken for guest RAM."""
     if not mappings:
         return "a kernel thread or a process that has ended has no memory"
     programs = _programs(mappings)
