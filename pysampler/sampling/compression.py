@@ -11,6 +11,7 @@ the new bytes after that of the non-zero run; a zero run at the end is left out.
 
 from __future__ import annotations
 
+import sys
 import time
 import zlib
 from dataclasses import dataclass
@@ -49,9 +50,14 @@ def _codec(name: str) -> Callable[[bytes], bytes]:
 
             return lambda data: bytes(lz4.block.compress(data, store_size=False))
         if name == "zstd":
-            import zstandard  # noqa: PLC0415 - an extra
+            if sys.version_info >= (3, 14):
+                from compression import zstd  # noqa: PLC0415 - not in every build of Python
+            else:
+                from backports import zstd  # noqa: PLC0415 - an extra
 
-            return zstandard.ZstdCompressor(level=1).compress
+            # One compressor for all pages: a new one for each would take as long as the page.
+            compressor = zstd.ZstdCompressor(level=1)
+            return lambda data: compressor.compress(data, compressor.FLUSH_FRAME)
     except ImportError:
         raise MissingFeatureError(
             f"{name} needs a library: pip install pysampler[compression]"

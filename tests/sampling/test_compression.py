@@ -1,5 +1,6 @@
 """Compression of sampled pages: XBZRLE lengths against an encoder, ratios against the libraries."""
 
+import sys
 import zlib
 
 import numpy as np
@@ -104,6 +105,15 @@ def test_the_ratio_is_the_librarys():
     assert figures.ratios[0] == len(zlib.compress(text, 1)) / PAGE
 
 
+def test_each_page_is_a_zstd_frame_of_its_own():
+    needs("zstd")
+    n_bytes = 28  # of `zstd -1 --no-check -c PAGE | wc -c`; the package zstandard said the same
+    text = (b"dirty page " * 400)[:PAGE]
+    figures = compress_pages("zstd", pages(text, text, fill_page(1)))
+    assert (figures.ratios[:2] * PAGE).tolist() == [n_bytes] * 2
+    assert figures.ratios[2] == 1
+
+
 @pytest.mark.parametrize("text", ["brotli", "", "lz4,,zstd"])
 def test_an_unknown_codec_is_refused(text):
     with pytest.raises(UsageError, match="measure-compression"):
@@ -169,6 +179,7 @@ def test_a_measurement_carries_what_its_samples_compress_to(threads):
 
 
 def test_without_its_library_a_codec_names_the_cure(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
+    package = "compression" if sys.version_info >= (3, 14) else "backports"
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingFeatureError, match=r"pip install pysampler.compression."):
         parse_codecs("zstd")
