@@ -345,8 +345,23 @@ struct ps_kv {
 /* Writes due at a steady rate. */
 struct ps_pace {
     uint64_t writes_per_second; /* at most 10^9 */
-    uint64_t last_ns;           /* state: up to when writes have been granted */
-    uint64_t credit;            /* state: not yet granted, in writes x 10^-9 */
+    uint64_t lag_ns;  /* most of the time lost to a throttle that is made up for, <= 10^9 */
+    uint64_t last_ns; /* state: up to when writes have been granted */
+    uint64_t credit;  /* state: not yet granted, in writes x 10^-9 */
+    uint64_t missed;  /* state: lost to a throttle, less than a write, x 10^-9 */
+};
+
+/*
+ * A vCPU under a throttle runs for PS_THROTTLE_RUN_NS, then sleeps for sleep_ns, and so on. That is
+ * how QEMU throttles: a percentage p is sleep_ns = p / (100 - p) x 10 ms.
+ */
+enum { PS_THROTTLE_RUN_NS = 10000000 };
+struct ps_throttle {
+    uint64_t sleep_ns;   /* atomic, set by ps_vcpu_throttle(); 0: no throttle */
+    uint64_t slept_ns;   /* atomic, state: how long it has slept in all */
+    uint64_t began_ns;   /* state: when its present turn began */
+    uint64_t asleep;     /* state: whether that is a turn of sleep */
+    uint64_t overrun_ns; /* state: by how much the turn of running before it was too long */
 };
 
 struct ps_vcpu {
@@ -369,6 +384,8 @@ struct ps_vcpu {
     uint64_t on_ns;      /* bursts: active so long from origin_ns on, */
     uint64_t off_ns;     /* then pausing so long, and so on; 0: always active */
     struct ps_pace pace; /* writes_per_second 0: as many as can be */
+    /* how much of the time: while it runs as well */
+    struct ps_throttle throttle;
     /* state */
     uint64_t draws;             /* random numbers taken; with seed, all there is to the sequence */
     uint64_t position;          /* sweep */
@@ -386,6 +403,19 @@ enum { PS_PACE_CARRY_NS = 20000000 };
 uint64_t ps_pace_due(struct ps_pace *pace, uint64_t now_ns);
 
 /*
+ * A vCPU slept for absent_ns by order of a throttle and had `left` writes to do. Returns how many
+ * it has to do now, at once: those that fell due meanwhile, but no more than are due in lag_ns.
+ */
+uint64_t ps_pace_missed(struct ps_pace *pace, uint64_t absent_ns, uint64_t left);
+
+/*
+ * When the throttle's turn ends that is under way at now_ns, which never goes back; UINT64_MAX:
+ * never. The first turn begins when there is a throttle, and is one of running. A turn that was too
+ * long shortens the next one of running, so that the share of sleep is kept.
+ */
+uint64_t ps_throttle_end(struct ps_throttle *throttle, uint64_t now_ns);
+
+/*
  * Write pages until CLOCK_MONOTONIC reaches until_ns or ps_vcpu_interrupt() is called; bursts
  * count from origin_ns. Alone in this library this function waits, in futex(), or Python's lock
  * would disturb the pace.
@@ -399,6 +429,9 @@ uint64_t ps_pace_due(struct ps_pace *pace, uint64_t now_ns);
  * Pre: base and stamps are mapped for n_pages pages of 4096 bytes; kv's items end within them.
  */
 int ps_vcpu_run(struct ps_vcpu *vcpu, uint64_t origin_ns, uint64_t until_ns);
+
+/* Throttle a vCPU, from another thread, at once: one that sleeps looks how long it still has to. */
+void ps_vcpu_throttle(struct ps_vcpu *vcpu, uint64_t sleep_ns);
 
 /* Make ps_vcpu_run return, from another thread; it stays so until interrupt is set to 0. */
 void ps_vcpu_interrupt(struct ps_vcpu *vcpu);

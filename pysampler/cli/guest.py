@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[VCPU=]WORKLOAD",
         help="e.g. uniform:wps=500k, hotcold:hot=10%%,hits=90%%, zipf:theta=0.99, sweep, kv:mix=A, "
         "idle (the default); burst:on=200ms,off=800ms,of=..., silent:of=..., free:of=...; all take "
-        "wps=, ws=, block=. One for all vCPUs, or one for each",
+        "wps=, ws=, block=, lag=. One for all vCPUs, or one for each",
     )
     parser.add_argument(
         "--workload-file", metavar="FILE", help="a schedule of phases, JSON or TOML"

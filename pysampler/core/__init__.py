@@ -7,6 +7,7 @@ from pysampler.core.guest import (
     KvWrite,
     Pace,
     Pattern,
+    Throttle,
     Vcpu,
     fill,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "RingSet",
     "Simd",
     "StateArray",
+    "Throttle",
     "UffdKind",
     "Vcpu",
     "VfnArray",

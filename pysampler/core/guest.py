@@ -46,12 +46,34 @@ class Pace:
 
     CARRY_NS: int = lib.PS_PACE_CARRY_NS
 
-    def __init__(self, writes_per_second: int) -> None:
-        self._struct = ffi.new("struct ps_pace *", (writes_per_second,))
+    def __init__(self, writes_per_second: int, lag_ns: int = 0) -> None:
+        self._struct = ffi.new("struct ps_pace *", (writes_per_second, lag_ns))
 
     def due(self, now_ns: int) -> int:
         """Return how many writes are due at ``now_ns``, counted from 0."""
         return int(lib.ps_pace_due(self._struct, now_ns))
+
+    def missed(self, absent_ns: int, left: int = 0) -> int:
+        """Return the writes to do after a throttle's sleep; see ps_pace_missed."""
+        return int(lib.ps_pace_missed(self._struct, absent_ns, left))
+
+
+class Throttle:
+    """The turns of a throttle, for tests of them with an invented clock; see ps_throttle_end."""
+
+    RUN_NS: int = lib.PS_THROTTLE_RUN_NS
+
+    def __init__(self) -> None:
+        self._struct = ffi.new("struct ps_throttle *")
+
+    def set(self, sleep_ns: int) -> None:
+        """Change the time of each sleep; 0 ends the throttle."""
+        self._struct.sleep_ns = sleep_ns
+
+    def turn(self, now_ns: int) -> tuple[bool, int]:
+        """Return whether the vCPU sleeps at ``now_ns``, and when that changes; 2^64 - 1: never."""
+        end_ns = int(lib.ps_throttle_end(self._struct, now_ns))
+        return bool(self._struct.asleep), end_ns
 
 
 class KvStore(NamedTuple):
@@ -91,6 +113,7 @@ class Vcpu:
         pattern: Pattern,
         effect: Effect,
         writes_per_second: int,
+        lag_ns: int = 0,
         on_ns: int = 0,
         off_ns: int = 0,
         hot_pages: int = 1,
@@ -122,12 +145,21 @@ class Vcpu:
         struct.hot_pages, struct.hits = hot_pages, hits
         struct.theta, struct.stride = theta, stride
         struct.on_ns, struct.off_ns = on_ns, off_ns
-        struct.pace = (writes_per_second, 0, 0)
+        struct.pace = (writes_per_second, lag_ns, 0, 0, 0)
         struct.draws = struct.position = 0
 
     def run(self, origin_ns: int, until_ns: int) -> None:
         """Write until CLOCK_MONOTONIC is ``until_ns``, or `interrupt`; see ps_vcpu_run."""
         lib.ps_vcpu_run(self._struct, origin_ns, until_ns)
+
+    def throttle(self, sleep_ns: int) -> None:
+        """Sleep for ``sleep_ns`` after each `Throttle.RUN_NS`; 0 ends that. At once, if it runs."""
+        lib.ps_vcpu_throttle(self._struct, sleep_ns)
+
+    @property
+    def slept_ns(self) -> int:
+        """How long it has slept by order of the throttle, in all."""
+        return int(self._struct.throttle.slept_ns)
 
     def interrupt(self) -> None:
         """Make `run` return, now and whenever it is called, until `resume`."""

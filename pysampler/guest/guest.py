@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MAX_VCPUS = 255
 SLOT_BYTES = 64  # a cache line: vCPUs do not disturb each other
 
+MAX_THROTTLE = 99.9  # percent: it sleeps for 10 s then, after each 10 ms
+
 _RATE_WINDOW_NS = 1_000_000_000
 _HELD_S = 1  # how long a tracker may hold a vCPU in a write when the guest ends
 
@@ -150,6 +152,33 @@ class Guest:
                 self._threads, workloads, writes, writes_before, strict=True
             )
         )
+
+    def throttle(self, percentage: float, vcpu: int | None = None) -> None:
+        """Slow vCPUs down, as QEMU's auto-converge does: they run for 10 ms, then sleep.
+
+        It takes effect at once, and stays over `stop` and `cont`. How many writes that costs is up
+        to the workload; see `Workload.lag_ms`.
+
+        Args:
+            percentage: of the time that they sleep, from 0, which ends it, to 99.9.
+            vcpu: this one alone; None for all.
+
+        Raises:
+            UsageError: a number out of range.
+        """
+        if not 0 <= percentage <= MAX_THROTTLE:
+            raise UsageError(f"throttle: {percentage} is not from 0 to {MAX_THROTTLE} %")
+        if vcpu is not None and not 0 <= vcpu < len(self._threads):
+            raise UsageError(
+                f"throttle: there is no vCPU {vcpu}; the last is {len(self._threads) - 1}"
+            )
+        for thread in self._threads:
+            if vcpu in (None, thread.index):
+                thread.throttle(percentage)
+
+    def throttled_ns(self) -> tuple[int, ...]:
+        """Return how long each vCPU has slept by order of `throttle`, in all."""
+        return tuple(thread.throttled_ns for thread in self._threads)
 
     def note_rates(self) -> None:
         """Remember the counters of now, so that later writes a second are of the last second.

@@ -97,6 +97,15 @@ class VcpuThread(threading.Thread):
                 self._core.set_work(**work(workload, block, self._seed, sequence))
             self._core.run(origin_ns + phase.start_ns, origin_ns + phase.end_ns)
 
+    def throttle(self, percentage: float) -> None:
+        """Let it run for 100 - ``percentage`` of the time; from any thread."""
+        self._core.throttle(round(core.Throttle.RUN_NS * percentage / (100 - percentage)))
+
+    @property
+    def throttled_ns(self) -> int:
+        """How long it has slept by order of `throttle`, in all."""
+        return self._core.slept_ns
+
     def interrupt(self) -> None:
         """Make it leave C soon; from any thread."""
         self._core.interrupt()
@@ -157,6 +166,7 @@ def work(workload: Workload, block: Block, seed: int, sequence: int) -> dict[str
         "pattern": workload.pattern,
         "effect": workload.effect,
         "writes_per_second": workload.wps,
+        "lag_ns": workload.lag_ms * 1_000_000,
         "on_ns": workload.on_ms * 1_000_000,
         "off_ns": workload.off_ms * 1_000_000,
         "hot_pages": max(1, round(n_pages * workload.hot)),

@@ -21,6 +21,7 @@ A workload is ``NAME`` or ``NAME:KEY=VALUE,...``:
 ``wps``   writes a second, ``500k`` or ``max``; 100k when not given. In a burst, while it is on
 ``ws``    working set: the first so many bytes of the block, ``512M``; all of it when not given
 ``block`` which RAMBlock; the main one when not given
+``lag``   of the time that a throttle takes, how much it makes up for at once; 20ms when not given
 ========= =====================================================================================
 """
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_WPS = 100_000
+DEFAULT_LAG_MS = 20
+MAX_LAG_MS = 1000
 MAX_WPS = 1_000_000_000
 
 _COUNT = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)([kKM]?)", re.ASCII)
@@ -57,6 +60,9 @@ class Workload:
         wps: writes a second, 0 for as many as can be.
         ws: bytes of the working set; None for the whole block.
         block: idstr; None for the main block.
+        lag_ms: of each absence that a throttle makes, and of several in a row, so much is made up
+            for as soon as the vCPU runs again: requests that wait are served late. The rest is
+            lost; 0 is a closed loop of requests, which makes up for nothing.
         on_ms, off_ms: a burst's times; off_ms 0 for no bursts.
         hot: fraction of pages that are hot.
         hits: fraction of writes that they get.
@@ -70,6 +76,7 @@ class Workload:
     wps: int = DEFAULT_WPS
     ws: int | None = None
     block: str | None = None
+    lag_ms: int = DEFAULT_LAG_MS
     on_ms: int = 0
     off_ms: int = 0
     hot: float = 0.1
@@ -144,6 +151,13 @@ def _milliseconds(text: str, what: str) -> int:
     return ms
 
 
+def _lag(text: str, what: str) -> int:
+    ms = 0 if text == "0" else parse_duration_ms(text, what)[0]
+    if ms > MAX_LAG_MS:
+        raise UsageError(f"{what}: {text} is not from 0ms to 1s")
+    return ms
+
+
 def _theta(text: str, what: str) -> float:
     match = _FRACTION.fullmatch(text)
     if match is None or match[2] or not 0.01 <= float(text) <= 10:
@@ -162,6 +176,7 @@ _COMMON: dict[str, Callable[[str, str], Any]] = {
     "wps": _wps,
     "ws": _ws,
     "block": lambda text, _: text,
+    "lag": _lag,
 }
 _PATTERNS: dict[str, tuple[Pattern, dict[str, Callable[[str, str], Any]]]] = {
     "idle": (Pattern.IDLE, {}),
@@ -195,6 +210,13 @@ def _parse(text: str, depth: int) -> Workload:
         raise UsageError(f"workload {text[:40]!r}: no such workload; there is {known}")
     pattern, parsers = _PATTERNS[name]
     values = _parse_options(name, rest, {**_COMMON, **parsers})
+    if "lag" in values:
+        if not values.get("wps", DEFAULT_WPS):
+            raise UsageError(
+                f"workload {name}: lag= with wps=max: without a pace nothing is missed;"
+                " leave it out"
+            )
+        values["lag_ms"] = values.pop("lag")
     if pattern is Pattern.KV:
         options = {key: values.pop(key) for key in ("mix", "keys", "value") if key in values}
         values["kv"] = KvOptions(**options)

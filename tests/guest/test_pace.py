@@ -1,9 +1,10 @@
 """The pace, with an invented clock."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pysampler.core import Pace
+from pysampler.core import Pace, Throttle
 
 MS = 1_000_000
 RATES = st.integers(1, 10**9)
@@ -65,3 +66,98 @@ def test_of_a_long_absence_the_most_is_lost(rate, seconds):
         now += MS
         writes += pace.due(now)
     assert writes <= rate * (1000 * MS + Pace.CARRY_NS + 10**9 // rate + 1) // 10**9
+
+
+# ---- throttle ----
+
+RUN_NS = Throttle.RUN_NS
+
+
+def sleep_of(percentage):
+    return round(RUN_NS * percentage / (100 - percentage))
+
+
+def replay(rate, lag_ns, percentage, ns, look=MS):
+    """Return the writes of a vCPU under a throttle that looks each `look` ns and writes at once."""
+    pace, throttle = Pace(rate, lag_ns), Throttle()
+    throttle.turn(0)
+    throttle.set(sleep_of(percentage))
+    now, writes, pace_ns = 0, pace.due(0), 0
+    while now < ns:
+        asleep, end = throttle.turn(now)
+        if asleep:
+            writes += pace.due(pace_ns)
+            writes += pace.missed(end - now)
+            # `due` is told of the time that the vCPU was there.
+            now = end
+        else:
+            step = min(look, end - now)
+            now += step
+            pace_ns += step
+            writes += pace.due(pace_ns)
+    return writes
+
+
+@pytest.mark.parametrize("percentage", [1, 20, 30, 50, 70, 80, 90, 99])
+@pytest.mark.parametrize("lag_ms", [0, 5, 20, 50, 1000])
+def test_a_throttled_vcpu_makes_up_for_its_lag_and_no_more(percentage, lag_ms):
+    sleep = sleep_of(percentage)
+    cycles = 50
+    writes = replay(100_000, lag_ms * MS, percentage, cycles * (RUN_NS + sleep))
+    given = cycles * (RUN_NS + min(sleep, lag_ms * MS))
+    assert writes == pytest.approx(100_000 * given / 10**9, rel=0.02, abs=2)
+
+
+def test_what_a_throttle_did_to_a_recorded_guest():
+    # 30,000 writes a second that make up for 50 ms: unaffected at 80 %, 17,800 at 90 %.
+    assert replay(30_000, 50 * MS, 80, 10**10) == pytest.approx(300_000, rel=0.01)
+    assert replay(30_000, 50 * MS, 90, 10**10) == pytest.approx(178_000, rel=0.03)
+
+
+@given(st.integers(1, 10**9), st.integers(0, 1000), st.lists(st.integers(0, 10**10), max_size=50))
+def test_no_backlog_is_longer_than_the_lag(rate, lag_ms, absences):
+    pace, left = Pace(rate, lag_ms * MS), 0
+    for absence in absences:
+        before, left = left, pace.missed(absence, left)
+        assert before <= left <= rate * lag_ms // 1000
+
+
+@given(st.integers(1, 10**9), st.lists(st.integers(0, 10 * MS), max_size=100))
+def test_short_absences_add_up(rate, absences):
+    pace = Pace(rate, 1000 * MS)
+    assert sum(pace.missed(absence) for absence in absences) == rate * sum(absences) // 10**9
+
+
+@given(st.integers(1, 10**10), st.lists(st.integers(1, 5 * MS), min_size=100, max_size=300))
+def test_the_share_of_sleep_is_kept_by_a_vcpu_that_comes_late(sleep_ns, lates):
+    throttle, now, slept, ran = Throttle(), 0, 0, 0
+    throttle.turn(0)
+    throttle.set(sleep_ns)
+    for late in lates:
+        asleep, end = throttle.turn(now)
+        assert now < end <= now + max(sleep_ns, RUN_NS)
+        step = end - now + late
+        if asleep:
+            slept += step
+        else:
+            ran += step
+        now = end + late
+    cycles = len(lates) // 2
+    late_asleep = sum(lates)
+    # Of each cycle it sleeps at least what was asked for, and runs no longer than it may.
+    assert slept >= sleep_ns * cycles
+    assert ran <= RUN_NS * (cycles + 1) + late_asleep - sum(lates[1::2])
+
+
+def test_a_throttle_that_changes_takes_effect_at_once():
+    throttle = Throttle()
+    assert throttle.turn(5) == (False, 2**64 - 1)
+    throttle.set(990 * MS)
+    assert throttle.turn(6) == (False, 5 + RUN_NS)
+    assert throttle.turn(5 + RUN_NS) == (True, 5 + RUN_NS + 990 * MS)
+    throttle.set(1 * MS)  # it has slept longer than that already
+    assert throttle.turn(105 * MS)[0] is False
+    throttle.set(0)
+    assert throttle.turn(106 * MS) == (False, 2**64 - 1)
+    throttle.set(MS)  # and begins with a turn of running
+    assert throttle.turn(107 * MS) == (False, 106 * MS + RUN_NS)
