@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Arguments of the Python API, checked: their types are not those of a command line."""
+"""Checks of the Python API's arguments, whose types are not those of a command line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A ``pysampler guest`` that the kernel ends when whoever started it is gone, also by SIGKILL.
+"""A ``pysampler guest`` that the kernel ends when its parent is gone, also by SIGKILL.
 
-Started by process PARENT, through `pysampler.host.child`, with the arguments ``PARENT guest ...``.
+Process PARENT starts it through `pysampler.host.child`, with the arguments ``PARENT guest ...``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Time, as an argument: a test gives the sampler a clock of its own and never sleeps."""
+"""Time as an argument, so that a test gives the sampler a clock of its own and never sleeps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the sampler needs to know of time."""
+    """The sampler's interface to time."""
 
     def now_ns(self) -> int:
         """Return the time of a clock that never goes back, in ns."""

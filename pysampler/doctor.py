@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What works on this machine, found out by trying it; for what does not, why and the cure."""
+"""Find out what works on this machine by trying it, with reason and cure for the rest."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _read(block: RAMBlock) -> str:
 
 
 def _read_with_holes(pid: int, fd: int) -> str:
-    """Read a file of which most is holes, and look whether they still are."""
+    """Read a file that is mostly holes, and check that they are still holes."""
     path = f"/proc/{pid}/fd/{fd}"
     before = os.stat(path).st_blocks
     detail = _read(process_fd_block(pid, fd))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What can go wrong, as a tree.
+"""The tree of errors.
 
 PysamplerError                    everything below; exit code 1 unless said otherwise
 ├── UsageError                    an argument out of range (exit code 2; also a ValueError)
-├── SourceError                   what was named cannot be sampled: no such process, an empty file
-│   └── AccessError               it could, with other rights; the message names the cure
+├── SourceError                   the source cannot be sampled: no such process, an empty file
+│   └── AccessError               the same for want of rights; the message names the cure
 ├── FormatError                   text that is not a vector; the message names the key
 ├── MissingFeatureError           a kernel feature or an optional package is not there
 ├── FaultError                    a RAMBlock vanished while it was read

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def as_blocks(source: Sequence[RAMBlock] | RAMBlock | Buffer) -> list[RAMBlock]:
-    """Return what the Python API is given as RAMBlocks."""
+    """Return the RAMBlocks of the Python API's argument ``source``."""
     if isinstance(source, RAMBlock):
         return [source]
     if isinstance(source, (list, tuple)):
@@ -53,7 +53,7 @@ def exact_observer(
     vcpus: Mapping[int, int] | None = None,
     threads: int = 1,
 ) -> DirtyBitmap | DirtyRing | SoftDirty | FullComparison:
-    """Return the best that can be had for a mode.
+    """Return the best observer that a mode can have here.
 
     For ``dirty-bitmap`` that is userfaultfd, else soft-dirty bits, else a full comparison of
     content; the vector's ``x-pysampler.tracking`` says which. ``dirty-ring`` has no substitute.

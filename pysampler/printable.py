@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Names of others' files, processes and blocks, as they may be shown."""
+"""Make names of others' files, processes and blocks safe to show."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Return the text with what could move the cursor or not be encoded as an escape."""
+    """Return the text with escapes for control characters and what cannot be encoded."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
@@ -13,7 +13,7 @@ def printable(text: str) -> str:
 
 
 def encodable(text: str) -> str:
-    """Return the text with what is no Unicode, as of a file's name, as an escape.
+    """Return the text with escapes for bytes that are no Unicode, as in a file's name.
 
     JSON may not have it: Python writes it, and other readers refuse it.
     """

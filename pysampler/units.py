@@ -96,7 +96,7 @@ def parse_rate(text: str, what: str = "rate") -> float:
 
 
 def format_rate(bytes_per_s: float) -> str:
-    """Return bytes per second in the unit in which they are roundest: ``10 Gbps``, ``50 MiB/s``."""
+    """Return bytes per second in the unit that gives the roundest number: ``10 Gbps``."""
     units = (("Gbps", 1.25e8), ("Gibps", GIB / 8), ("MiB/s", MIB), ("Mbps", 1.25e5))
     for unit, size in (*units, ("Mibps", MIB / 8)):
         value = bytes_per_s / size

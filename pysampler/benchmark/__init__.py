@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What hashing a page costs: cases, a harness that runs them fairly, and what follows from them."""
+"""The cost of hashing a page: cases, a harness that runs them fairly, and the cost of a pass."""

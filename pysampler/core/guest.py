@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Pattern(enum.IntEnum):
-    """Which page an emulated vCPU writes next."""
+    """The patterns in which an emulated vCPU picks its next page."""
 
     IDLE = lib.PS_PATTERN_IDLE
     UNIFORM = lib.PS_PATTERN_UNIFORM
@@ -26,7 +26,7 @@ class Pattern(enum.IntEnum):
 
 
 class Effect(enum.IntEnum):
-    """What a write of an emulated vCPU does."""
+    """The effect of an emulated vCPU's write."""
 
     MARK = lib.PS_EFFECT_MARK
     SILENT = lib.PS_EFFECT_SILENT
@@ -34,7 +34,7 @@ class Effect(enum.IntEnum):
 
 
 class KvWrite(enum.IntEnum):
-    """What the operations of an emulated key-value store that are no reads do."""
+    """The writing operations of an emulated key-value store."""
 
     UPDATE = lib.PS_KV_UPDATE
     INSERT = lib.PS_KV_INSERT

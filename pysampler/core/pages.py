@@ -32,7 +32,7 @@ HUGETLBFS_MAGIC = 0x958458F6
 
 
 class Hash(enum.IntEnum):
-    """What is computed of a page."""
+    """The hash functions of a page."""
 
     TOUCH = lib.PS_HASH_TOUCH
     CONTENT = lib.PS_HASH_CONTENT
@@ -54,7 +54,7 @@ class Simd(enum.IntEnum):
 
 
 class PageState(enum.IntEnum):
-    """Whether the content of a page can be seen without changing anything: up to HOLE it can."""
+    """Can the content of a page be read without changing anything? Up to HOLE it can."""
 
     PRESENT = lib.PS_PAGE_PRESENT
     HOLE = lib.PS_PAGE_HOLE

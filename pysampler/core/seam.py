@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all wrappers of the C core share."""
+"""Helpers that all wrappers of the C core share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BitArray = NDArray[np.uint8]
 
 
 def check(result: int, what: str) -> int:
-    """Return what a C function returned; raise OSError when it is -errno."""
+    """Return a C function's result; raise OSError when it is -errno."""
     if result < 0:
         raise OSError(-result, os.strerror(-result), what)
     return result

@@ -24,7 +24,7 @@ MAX_WAITING = 1024  # writes that can wait at full rings; more leave their messa
 
 
 class UffdKind(enum.IntEnum):
-    """How a userfaultfd answers a write to a protected page."""
+    """The ways in which a userfaultfd answers a write to a protected page."""
 
     ASYNC = lib.PS_UFFD_ASYNC
     MESSAGES = lib.PS_UFFD_MESSAGES
@@ -94,7 +94,7 @@ def uffd_protect(uffd: int, memory: Range) -> None:
 
 
 def protect_written(pagemap: int, memory: Range) -> None:
-    """Protect again what was written of protected memory; see ps_protect_written."""
+    """Protect the written pages of protected memory again; see ps_protect_written."""
     check(lib.ps_protect_written(pagemap, memory.address, memory.length), "PAGEMAP_SCAN")
 
 
@@ -126,7 +126,7 @@ CLEANUP_LET_GO = bytes([lib.PS_CLEANUP_LET_GO])
 
 
 class RingRequest(enum.IntEnum):
-    """What may be asked of `ring_serve`."""
+    """The requests that `ring_serve` takes."""
 
     HARVEST = lib.PS_RING_HARVEST
     RESET = lib.PS_RING_RESET
@@ -134,17 +134,17 @@ class RingRequest(enum.IntEnum):
 
 
 class RingSet:
-    """A C struct ps_ring_set and everything that it points to.
+    """A C struct ps_ring_set, with the memory that it points to.
 
     Args:
         uffd: a descriptor of kind MESSAGES.
-        own_uffd: a copy of it that nobody else knows.
+        own_uffd: a private copy of it.
         ranges: the memory under tracking.
         bitmap: has a bit for each of its pages.
         tids: the threads with a ring of their own.
         capacity: entries of a ring.
         harvest_full: whether a full ring is harvested at once.
-        cleanup: a socket to the process that lets the guest go in our place; -1 without one.
+        cleanup: a socket to the cleanup process; -1 without one.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""How well pages compress: what a predictor needs to know about compressed migration.
+"""Compression of pages, which a prediction of a compressed migration needs.
 
-The ratio and speed of codecs on sampled pages, all of them and those that were dirtied, and the
-length of a dirtied page when only its changes are sent (XBZRLE).
+This measures ratio and speed of codecs on sampled pages: on all of them, and on the dirtied ones.
+It also measures the length of a dirtied page when only its changes are sent (XBZRLE).
 
 XBZRLE, as QEMU's docs/devel/migration describe it: a page is a sequence of a zero run (bytes that
 did not change) and a non-zero run (bytes that did), each with its length as ULEB128 before it and

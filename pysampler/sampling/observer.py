@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Observer: whatever watches memory and counts its dirty pages."""
+"""Observer: the interface to page sampling and exact tracking."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THREADS_MAX = 256
 
 
 class Observer(Protocol):
-    """What watches the memory: page sampling or exact tracking.
+    """Watches memory and counts its dirty pages, by sampling or exact tracking.
 
     Attributes:
         mode: how it finds dirty pages.
@@ -47,7 +47,7 @@ class Observer(Protocol):
         """Return its members of ``x-pysampler``."""
 
     def close(self) -> None:
-        """Let go of everything; a second call does nothing."""
+        """Release the memory and all descriptors; a second call does nothing."""
 
 
 def check_threads(threads: int) -> int:

@@ -76,7 +76,7 @@ class PageSampling:
         self.close = self._passes.close
 
     def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
-        """Return nothing: who wrote a page does not show in it."""
+        """Return nothing: a page does not show its writer."""
         return ()
 
     def details(self) -> dict[str, Any]:

@@ -34,12 +34,12 @@ class PassCount(NamedTuple):
 
     Attributes:
         pages: zero pages of the baseline pass, dirty pages of a compare pass.
-        unreadable: samples of which nothing can be said. In the baseline pass those that were not
-            seen. In a compare pass those that could not be compared with the baseline: they are
-            not known to be dirty, and were not seen in the baseline pass, or are not seen now.
-        changes: of a compare pass over strata: how often, in address order, a dirty sample
-            follows one that is not or the reverse. The interval of strata needs it.
-        causes: how many of the unreadable are so for which reason, by the names of CAUSES.
+        unreadable: samples that could not be judged. In the baseline pass these are the samples
+            that were not read. In a compare pass they are the samples that could not be compared
+            with the baseline: not known to be dirty, and not read either then or now.
+        changes: for a compare pass over strata: how often, in address order, a dirty sample
+            follows a clean one or the reverse. The interval of strata needs it.
+        causes: number of unreadable samples by cause, with the names of CAUSES.
     """
 
     pages: int
@@ -53,12 +53,12 @@ class _Slice:
     """The samples of one block that one thread reads.
 
     Attributes:
-        reference: hash of each sample when it was seen first.
-        has_reference: it has been seen.
-        in_baseline: it was seen in the baseline pass, so the reference is the baseline's.
-        dirty: when it was seen last, it differed from the reference.
-        states: as of the last pass.
-        causes: state in which it was when it could not be seen last.
+        reference: hash of each sample at its first reading.
+        has_reference: whether it has been read.
+        in_baseline: whether the baseline pass read it, so that the reference is the baseline's.
+        dirty: whether it differed from the reference at its last reading.
+        states: of the last pass.
+        causes: its state when it was last found unreadable.
     """
 
     idstr: str
@@ -117,9 +117,9 @@ class Passes:
     def warm_up(self) -> None:
         """Touch every sample once.
 
-        The first touch of a page through a new mapping faults it in here, which takes longer
-        than to read it. Were that left to the baseline pass, it would be slower than the compare
-        passes, and the time between two reads of a page shorter than the period.
+        The first touch of a page through a new mapping faults it in here. That takes longer than
+        reading it. In the baseline pass it would make that pass slower than the compare passes.
+        Then the time between two reads of a page would be shorter than the period.
         """
         self._run(self._touch)
 
@@ -137,9 +137,10 @@ class Passes:
         return count._replace(changes=int(np.count_nonzero(dirty[1:] != dirty[:-1])))
 
     def copy(self, n_pages: int) -> NDArray[np.uint8]:
-        """Return what at most so many of the samples hold now, the same ones at each call.
+        """Return the present content of at most so many samples, the same ones at each call.
 
-        They are spread evenly over the samples. What cannot be read without harm comes as zeros.
+        They are spread evenly over the samples. Pages that cannot be read without harm come as
+        zeros.
 
         Returns:
             Shape pages x page size.
@@ -163,7 +164,7 @@ class Passes:
     def close(self) -> None:
         """Close the readers; a second call does nothing.
 
-        What a thread still reads that was given up is closed with the last reference to it.
+        A thread that was given up may still read; its files are closed with the last reference.
         """
         if self._workers.are_idle:
             self._stack.close()

@@ -66,7 +66,7 @@ class SamplePlan:
         page_size: bytes of a page.
         sample_pages: samples per GiB.
         stratified: as of the profile.
-        seed: what the draw can be repeated with.
+        seed: repeats the draw.
         n_total_pages: pages of all blocks.
         vfns: for each block the sampled page numbers, uint64, in the order of every pass.
     """

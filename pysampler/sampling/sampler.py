@@ -35,17 +35,17 @@ LONGEST_CALC_TIME_MS = 4 * 3600 * 1000  # ours; QEMU's is a minute
 
 
 class Sampler:
-    """One measurement: iterate over it, and each period comes as it is measured; its end closes it.
+    """One measurement. Iterating runs it and yields after each period; the end closes it.
 
-    Every item is the vector so far, with status ``measuring`` until the last one. After an
-    interruption `measurement` still has the periods measured before it.
+    Each item is the vector so far, with status ``measuring`` until the last one. After an
+    interruption `measurement` has the periods that were measured before.
 
     >>> with Sampler(PageSampling(blocks, profile=PROFILES["qemu"]), 10_000) as sampler:
     ...     for measurement in sampler:
     ...         print(measurement.periods[-1], measurement.n_dirty_pages[-1])
 
     Args:
-        observer: what watches the memory; closed with the sampler.
+        observer: watches the memory; closed with the sampler.
         calc_time_ms: duration, 50 ms to 4 h.
         calc_time_unit: the unit in which the vector states whole seconds.
         clock: for tests.

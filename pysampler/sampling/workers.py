@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Threads that read, so that whoever waits for them can stop waiting.
+"""Threads that read, so that their caller can stop waiting for them.
 
-A page that is missing under userfaultfd holds its reader until somebody fills it, and no signal
-but a deadly one ends that wait. So nothing is read in the caller's thread: Ctrl-C interrupts the
-caller, and a reader that makes no progress is given up. It is a daemon: it ends with the process.
+A page that is missing under userfaultfd holds its reader until somebody fills it. Only a deadly
+signal ends that wait. So the caller's own thread reads nothing: Ctrl-C interrupts the caller, and a
+reader that makes no progress is given up. Readers are daemon threads, which end with the process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 class StuckError(Exception):
-    """A reader waits, and nothing tells for how long.
+    """A reader waits, and may wait for ever.
 
     Attributes:
         part: index of the part that it is at.
@@ -84,7 +84,7 @@ class Workers:
 
 
 class _Job(Generic[Part, Result]):
-    """What the threads of a pass share."""
+    """The state that the threads of a pass share."""
 
     def __init__(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> None:
         self._work = work

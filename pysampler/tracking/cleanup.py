@@ -25,14 +25,14 @@ _END_S = 5  # how long it may take to end; what it would give back, the tracker 
 
 
 class Cleanup:
-    """A process that unregisters the memory of another one where this one cannot.
+    """A process that unregisters the tracked memory where this process cannot.
 
-    The borrowed userfaultfd stays open over there, so its kernel would not do it; and a write
-    that waits for an answer would wait forever.
+    When this process ends, the kernel does not unregister the memory, because the target still has
+    the borrowed userfaultfd open. A write that waits for an answer would then wait for ever.
 
     Args:
         fd: the userfaultfd.
-        ranges: what is going to be registered.
+        ranges: the memory that is going to be registered.
 
     Raises:
         SourceError: it cannot be started.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The cleanup process: gives tracked memory of another process back where its tracker cannot.
+"""The cleanup process: unregisters tracked memory of another process where its tracker cannot.
 
-Started by `pysampler.host.child` with the argument ``FD`` and a socket to its tracker as stdin,
-which tells it the ranges. It lets the guest go when the tracker has ended, asks for it, or began to
-send beats and then sends none for `SILENCE_S`, as one does that is stopped.
+`pysampler.host.child` starts it, with the argument ``FD``. Its stdin is a socket to the tracker,
+which sends the ranges. It lets the guest go in three cases: the tracker has ended; the tracker asks
+for it; or the tracker has sent signs of life and then sends none for `SILENCE_S`, so it is stopped.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """dirty-bitmap: pages written since the baseline, exactly, by asynchronous write-protection.
 
-The first write of each page costs its writer one fault that the kernel resolves alone; no write
-after that costs anything, as pages are never protected again during a measurement. So the
-bitmap is the union since the baseline by itself.
+The first write of each page costs its writer one fault, which the kernel resolves alone. Later
+writes cost nothing, because pages are never protected again during a measurement. So the bitmap
+holds all pages written since the baseline.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DirtyBitmap:
         self._protection.protect()
 
     def baseline(self) -> PassCount:
-        """Forget what was written while `warm_up` still went on."""
+        """Forget the pages that were written during `warm_up`."""
         for memory in self.memory.ranges:
             with self._protection.watching(memory):
                 core.protect_written(self._protection.pagemap, memory)
@@ -87,5 +87,5 @@ class DirtyBitmap:
         }
 
     def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
-        """Return nothing: it is not known who wrote a page."""
+        """Return nothing: the writer of a page is not known."""
         return ()

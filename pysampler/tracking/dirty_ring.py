@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """dirty-ring: pages written since the baseline, and which vCPU wrote each of them first.
 
-Each first write of a page stops its thread until a handler has noted the page in the ring of
-that vCPU and let it go on, as KVM's dirty ring does by an exit of the vCPU. A full ring stops
-its vCPU until it is harvested. Unlike QEMU, which protects what it harvests again, a page
-counts once in a measurement, for the vCPU that wrote it first.
+The first write of each page stops its thread. A handler notes the page in the ring of that vCPU
+and lets the thread go on, as KVM's dirty ring does by an exit of the vCPU. A full ring stops its
+vCPU until it is harvested. A page counts once in a measurement, for the vCPU that wrote it first.
+QEMU counts it again, because it protects harvested pages again.
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ _VCPU_THREAD = re.compile(r"CPU (\d{1,4})/", re.ASCII)
 
 
 def vcpu_threads(pid: int) -> dict[int, int]:
-    """Return the thread ids of a process's vCPUs by their number, as their names tell.
+    """Return the thread ids of a process's vCPUs by vCPU number, found by their names.
 
-    The ids are those that the process itself sees, as a userfaultfd's messages have them: of its
-    own pid namespace, not of ours.
+    The ids are those of the process's own pid namespace, as in a userfaultfd's messages.
 
     Raises:
         SourceError: no such process, or it has no thread that is named as QEMU names vCPUs.
@@ -151,7 +150,7 @@ class DirtyRing:
             self._handler.start()
 
     def baseline(self) -> PassCount:
-        """Forget what was written while `warm_up` still went on."""
+        """Forget the pages that were written during `warm_up`."""
         with self._failing():
             self._handler.ask(RingRequest.RESET)
         return self._zero
@@ -170,7 +169,7 @@ class DirtyRing:
 
     @property
     def n_waiting(self) -> int:
-        """Writes that wait at full rings just now."""
+        """Number of writes that wait at full rings now."""
         return self._handler.rings.n_waiting
 
     @property
@@ -179,7 +178,7 @@ class DirtyRing:
         return self._handler.protection.fd
 
     def details(self) -> dict[str, Any]:
-        """Return how it was tracked, and what the rings saw."""
+        """Return the members of ``x-pysampler``: how it was tracked, and the rings' counts."""
         rings = self._handler.rings
         return {
             "tracking": "userfaultfd-wp-messages",
@@ -206,7 +205,7 @@ class DirtyRing:
 
 
 class _Handler:
-    """The thread that answers the messages, and how to ask it for something."""
+    """The thread that answers the messages; it also takes requests."""
 
     def __init__(self, protection: WriteProtection, rings: RingSet) -> None:
         self.rings = rings
@@ -219,7 +218,7 @@ class _Handler:
         self._thread = threading.Thread(target=self._serve, name="dirty-ring", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer, then protect: from now on messages come.
+        """Begin to answer messages, then protect the memory.
 
         Raises:
             SourceError: there can be no thread.
@@ -234,7 +233,7 @@ class _Handler:
         self.protection.protect()
 
     def ask(self, request: RingRequest) -> None:
-        """Have something done; return when it is.
+        """Have the handler serve a request; return when it is done.
 
         Raises:
             OSError: the handler has failed.

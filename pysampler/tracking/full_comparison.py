@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Full comparison: where writes cannot be tracked, the content of all pages is compared."""
+"""Full comparison: compares the content of all pages, where writes cannot be tracked."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class FullComparison:
     """Observer that hashes every page (XXH3, 64 bits); see pysampler.sampling.sampler.Observer.
 
-    It misses what page sampling misses: a write of what is there already, a change that was
-    changed back. And it reads all memory in every pass.
+    Like page sampling it misses a write of the same content, and a change that was changed back.
+    Each pass reads all memory.
 
     Args:
         blocks: what to compare.
@@ -54,11 +54,11 @@ class FullComparison:
         self.close = weakref.finalize(self, passes.close)
 
     def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
-        """Return nothing: it is not known who wrote a page."""
+        """Return nothing: the writer of a page is not known."""
         return ()
 
     def details(self) -> dict[str, Any]:
-        """Return that it was this, and why."""
+        """Return the tracking's name, and the reason for it."""
         return {
             "tracking": "full-comparison",
             "tracking-reason": self._reason,

@@ -28,14 +28,14 @@ PAGES_PER_BIT = HOST_PAGE_SIZE // 4096
 
 
 class UntrackableError(SourceError):
-    """Memory whose writes nothing tells of; its content can still be compared."""
+    """Memory whose writes cannot be tracked; its content can still be compared."""
 
 
 class TrackedMemory:
     """RAMBlocks as one process has them mapped, with a bit for each page.
 
-    A block that is mapped more than once has several ranges with the same bits. What others
-    write through mappings of their own, or by write(), is not seen.
+    A block that is mapped more than once has several ranges with the same bits. Writes by other
+    processes, through their own mappings or by write(), are not seen.
 
     Attributes:
         blocks: those of at least 128 KiB.
@@ -79,7 +79,7 @@ class TrackedMemory:
         self.bitmap = np.zeros(first_bit // 8, dtype=np.uint8)
 
     def block_details(self) -> list[dict[str, Any]]:
-        """Return what the vector says of each block."""
+        """Return the description of each block for the vector."""
         grains = {
             block.idstr: memory.page_size
             for block, memory in zip(self._owners, self.ranges, strict=True)
@@ -102,7 +102,7 @@ class TrackedMemory:
         return self._owners[self.ranges.index(memory)]
 
     def check(self) -> None:
-        """Make sure that everything is still mapped.
+        """Check that all blocks are still mapped.
 
         Raises:
             FaultError: it is not.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the exact modes say of all pages, rather than of samples."""
+"""Facts about all pages, which the exact modes report instead of samples."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def count_zero_pages(blocks: Sequence[RAMBlock], threads: int) -> PassCount:
 
 
 def block_details(blocks: Sequence[RAMBlock]) -> list[dict[str, Any]]:
-    """Return what the vector says of each block."""
+    """Return the description of each block for the vector."""
     return [
         {"idstr": block.idstr, "used-length": block.used_length, "page-size": block.page_size}
         for block in blocks

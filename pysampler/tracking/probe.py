@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which ways of exact tracking work here: found by using each of them once."""
+"""Find out which ways of exact tracking work here, by using each of them once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pysampler.tracking.userfaultfd import open_userfaultfd
 
 
 def probe() -> list[Finding]:
-    """Return what works of exact tracking on this kernel, with these rights."""
+    """Return the findings about exact tracking on this kernel, with these rights."""
     return [
         _userfaultfd(UffdKind.ASYNC, "userfaultfd write-protect, asynchronous", "dirty-bitmap"),
         _pagemap_scan(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whether there is memory for what exact tracking keeps of each page."""
+"""Check that there is memory for exact tracking, which keeps some bytes for each page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BYTES_PER_PAGE_COMPARED = 64
 
 
 def check_room(needed: int, n_pages: int) -> None:
-    """Make sure that an exact mode can have its memory, before any of it is taken.
+    """Check that an exact mode can have its memory, before any of it is taken.
 
     Args:
         needed: bytes.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """dirty-bitmap by soft-dirty bits: any process, where the kernel has CONFIG_MEM_SOFT_DIRTY.
 
-Clearing the bits protects every page of the process, not of the RAMBlocks alone, and takes
-them away from whoever else uses them (CRIU).
+Clearing the bits protects each page of the process, not of the RAMBlocks alone. It also takes the
+bits away from other programs that use them (CRIU).
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class SoftDirty:
         return PassCount(self._n_written * PAGES_PER_BIT, 0)
 
     def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
-        """Return nothing: it is not known who wrote a page."""
+        """Return nothing: the writer of a page is not known."""
         return ()
 
     def details(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Says whether the kernel notes writes in soft-dirty bits.
+"""Find out whether the kernel notes writes in soft-dirty bits.
 
-A process of its own, started by `pysampler.host.child`: trying it clears all bits of the process.
+This runs in a child that `pysampler.host.child` starts, because it clears all bits of its process.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 """userfaultfd: write-protected memory, of this process or of one that offers its descriptor.
 
 A userfaultfd belongs to the address space of the process that opened it, whoever uses it. So a
-process that wants to be tracked from outside opens idle ones (`offer_userfaultfd`); another
-that may ptrace it finds them in /proc/PID/fdinfo and copies one by pidfd_getfd().
+process that wants to be tracked from outside opens idle ones (`offer_userfaultfd`). Another process
+that may ptrace it finds them in /proc/PID/fdinfo, and copies one by pidfd_getfd().
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ class WriteProtection:
 
     Attributes:
         fd: the userfaultfd.
-        own_fd: a copy of it that nobody else knows.
+        own_fd: a private copy of it.
         pagemap: /proc/PID/pagemap, open.
-        cleanup: gives the memory of another process back if this one cannot; else None.
+        cleanup: the cleanup process, for the memory of another process; else None.
 
     Args:
-        memory: what to register.
-        kind: how the kernel tells of writes.
+        memory: the memory to register.
+        kind: how the kernel reports writes.
         pid: the process.
 
     Raises:
@@ -153,7 +153,7 @@ class WriteProtection:
             ) from error
 
     def check_cleanup(self) -> None:
-        """Make sure that the cleanup process is there and has not let the guest go.
+        """Check that the cleanup process is there and has not let the guest go.
 
         Raises:
             FaultError: it is not, or has.
