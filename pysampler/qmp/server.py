@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from pysampler.qmp.aside import Aside
 from pysampler.qmp.commands.definition import Monitor
 from pysampler.qmp.commands.table import COMMANDS, LINES
 from pysampler.qmp.dirty_rate_state import DirtyRate
@@ -56,8 +58,9 @@ class QmpServer:
         self._monitor = Monitor(guest, self._dirty_rate, self._emit, self.shutdown, COMMANDS, LINES)
         self._sessions: set[Session] = set()
         self._may_say_shutdown = threading.Semaphore(1)
-        # One thread: stop and cont of several clients take their turns.
-        self._aside = ThreadPoolExecutor(1, thread_name_prefix="qmp-aside")
+        self._events: deque[bytes] = deque()  # to be sent, in the order of their times
+        self._events_lock = threading.Lock()
+        self._aside = Aside()
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -88,7 +91,7 @@ class QmpServer:
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
         self._dirty_rate.close()
-        self._aside.shutdown(wait=False)
+        self._aside.close()
 
     def _run(self, ready: threading.Event) -> None:
         try:
@@ -126,7 +129,7 @@ class QmpServer:
         if len(self._sessions) >= MAX_CLIENTS:
             connection.close()
             return
-        session = Session(connection, self._monitor, self._run_aside)
+        session = Session(connection, self._monitor, self._aside.run, self._send_events)
         self._sessions.add(session)
         session.task.add_done_callback(lambda _: self._sessions.discard(session))
 
@@ -144,16 +147,19 @@ class QmpServer:
         if self._loop is not None and not self._stopping.is_set():
             self._loop.add_reader(listening, self._accept, listening)
 
-    def _run_aside(self, function: Callable[[], bytes]) -> asyncio.Future[bytes]:
-        return asyncio.get_running_loop().run_in_executor(self._aside, function)
-
     def _emit(self, name: str, data: dict[str, Any] | None = None) -> None:
-        message = event(name, data)
+        if self._loop is None:
+            return
+        with self._events_lock:
+            self._events.append(event(name, data))
         if threading.current_thread() is self._thread:
-            self._broadcast(message)  # at once: a command's event precedes its reply
-        elif self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._broadcast, message)
+            self._send_events()
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and no client is left
+                self._loop.call_soon_threadsafe(self._send_events)
 
-    def _broadcast(self, message: bytes) -> None:
-        for session in tuple(self._sessions):
-            session.send_event(message)
+    def _send_events(self) -> None:
+        while self._events:
+            message = self._events.popleft()
+            for session in tuple(self._sessions):
+                session.send_event(message)

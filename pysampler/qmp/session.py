@@ -48,6 +48,7 @@ class Session:
         connection: to the client; closed with the session.
         monitor: what commands work on.
         run_aside: runs a function that may block, out of the event loop.
+        send_events: sends events that are due, before a reply that may tell of what they tell.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class Session:
         connection: socket.socket,
         monitor: Monitor,
         run_aside: Callable[[Callable[[], bytes]], asyncio.Future[bytes]],
+        send_events: Callable[[], None],
     ) -> None:
         self._monitor = monitor
         self._run_aside = run_aside
+        self._send_events = send_events
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._waiting: deque[tuple[Any, int]] = deque()  # requests and their bytes
@@ -183,7 +186,9 @@ class Session:
             return
         run = partial(_reply_of, command, self._monitor, arguments, request_id)
         if not command.may_block:
-            self._send(run())
+            reply = run()
+            self._send_events()
+            self._send(reply)
             return
         self._write()  # a client must not wait for what is ready
         self._blocking = self._run_aside(run)
@@ -194,6 +199,7 @@ class Session:
         self._moved_on.set()
         if done.cancelled() or self._writer.transport.is_closing():
             return
+        self._send_events()
         self._send(done.result())
         if self._closing:
             self._waiting.clear()

@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -211,3 +214,31 @@ def test_a_server_does_not_wait_for_a_command_that_never_ends(server, client, bl
     assert block.entered.acquire(timeout=TIMEOUT_S)
     server.close()
     assert client.line() == ""
+
+
+def test_a_process_ends_while_a_command_blocks(tmp_path):
+    program = """
+import threading
+from qmp_fakes import Client, FakeGuest, serving
+
+class Stuck(FakeGuest):
+    def stop(self):
+        entered.set()
+        threading.Event().wait()
+
+entered = threading.Event()
+with serving("unix:qmp.sock", Stuck()) as server, Client(server.address) as client:
+    client.negotiate().send(b'{"execute": "stop"}')
+    assert entered.wait(20)
+print("closed")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=True,
+    )
+    assert done.stdout == "closed\n"
