@@ -52,14 +52,17 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     # Only the verb's own module is imported: `pysampler blocks` must not wait for scipy.
     verb = tuple(word for word in words[:1] if word in VERBS)
-    args = build_parser(verb).parse_args(words)
-    if sys.stdout is None:
-        # Told before a minute of measuring and not after it.
-        if getattr(args, "output", None) in (None, "/dev/stdout"):
-            say(args.verb, "standard output is closed")
-            return 1
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - till the process ends
+    parser = build_parser(verb)
+    # Until they are parsed: a refused value is told as any other error.
+    args = argparse.Namespace(verb="".join(verb), debug="--debug" in words)
     try:
+        args = parser.parse_args(words)
+        if sys.stdout is None:
+            # Told before a minute of measuring and not after it.
+            if getattr(args, "output", None) in (None, "/dev/stdout"):
+                say(args.verb, "standard output is closed")
+                return 1
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - till the end
         code: int = importlib.import_module(f"pysampler.cli.{args.verb}").run(args)
     except BrokenPipeError:
         # The reader of our stdout went away; do not let the interpreter's exit complain again.

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from pysampler.benchmark.hashing import PASS_SHARE, Case, HashBenchmark, PassCost, Result, pass_cost
 from pysampler.benchmark.plot import draw_results
+from pysampler.cli.arguments import checked, size, whole_number
 from pysampler.cli.picture import picture_file
-from pysampler.cli.source_arguments import whole_number
 from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
 from pysampler.errors import UsageError
@@ -30,22 +30,39 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument(
-        "--guest-memory", metavar="SIZE", default="32G", help="guest whose pass is priced (32G)"
+        "--guest-memory",
+        type=checked(_guest_memory),
+        metavar="SIZE",
+        default="32G",
+        help="guest whose pass is priced (32G)",
     )
     parser.add_argument(
         "--sample-pages",
+        type=whole_number("sample-pages", low=SAMPLE_PAGES_MIN, high=SAMPLE_PAGES_MAX),
         metavar="N",
-        default=str(SAMPLE_PAGES_DEFAULT),
+        default=SAMPLE_PAGES_DEFAULT,
         help=f"samples per GiB of that pass ({SAMPLE_PAGES_DEFAULT})",
     )
     parser.add_argument(
         "--memory",
+        type=size("memory"),
         metavar="SIZE",
         default="512M",
         help="memory to read, twice: of 4 KiB and of 2 MiB pages; several times the caches (512M)",
     )
-    parser.add_argument("--rounds", metavar="N", default="15", help="timings of each case (15)")
-    parser.add_argument("--threads", metavar="N", help="most threads that read (one per CPU)")
+    parser.add_argument(
+        "--rounds",
+        type=whole_number("rounds", low=1, high=10_000),
+        metavar="N",
+        default=15,
+        help="timings of each case (15)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=whole_number("threads", low=1, high=256),
+        metavar="N",
+        help="most threads that read (one per CPU)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--plot", metavar="FILE", help="draw it; .svg, .png or .pdf")
 
@@ -53,19 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Time, then print."""
     facts = machine.facts()
-    guest_memory = parse_size(args.guest_memory, "guest-memory")
-    if guest_memory < GIB:
-        raise UsageError(f"guest-memory must be at least 1 GiB (got {args.guest_memory})")
-    sample_pages = whole_number(
-        args.sample_pages, "sample-pages", low=SAMPLE_PAGES_MIN, high=SAMPLE_PAGES_MAX
-    )
-    rounds = whole_number(args.rounds, "rounds", low=1, high=10_000)
-    threads = facts["cpus"]
-    if args.threads is not None:
-        threads = whole_number(args.threads, "threads", low=1, high=256)
+    guest_memory, sample_pages, rounds = args.guest_memory, args.sample_pages, args.rounds
+    threads = facts["cpus"] if args.threads is None else args.threads
     console = Console(stderr=True, highlight=False)
     with picture_file(args.plot) as save:
-        benchmark = HashBenchmark(parse_size(args.memory, "memory"), threads)
+        benchmark = HashBenchmark(args.memory, threads)
         for _ in track(
             benchmark.run(rounds),
             "timing",
@@ -91,6 +100,13 @@ def run(args: argparse.Namespace) -> int:
         if save is not None:
             save(draw_results(results, facts))
     return 0
+
+
+def _guest_memory(text: str) -> int:
+    n_bytes = parse_size(text, "guest-memory")
+    if n_bytes < GIB:
+        raise UsageError(f"guest-memory must be at least 1 GiB (got {text})")
+    return n_bytes
 
 
 def _as_json(

@@ -10,6 +10,7 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from pysampler.cli.arguments import checked, integer, size
 from pysampler.cli.signals import EndingSignals
 from pysampler.cli.streams import put, say
 from pysampler.errors import UsageError
@@ -45,8 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "known pattern at a known rate. When it is ready it prints one line of JSON; SIGTERM or "
         "QMP's quit ends it."
     )
-    parser.add_argument("--memory", default="1G", metavar="SIZE", help="main block (default 1G)")
-    parser.add_argument("--vcpus", type=int, default=1, metavar="N", help="default 1")
+    parser.add_argument(
+        "--memory",
+        type=size("--memory"),
+        default="1G",
+        metavar="SIZE",
+        help="main block (default 1G)",
+    )
+    parser.add_argument(
+        "--vcpus",
+        type=integer("--vcpus", low=1, high=MAX_VCPUS, bounds=f"1 to {MAX_VCPUS}"),
+        default=1,
+        metavar="N",
+        help="default 1",
+    )
     parser.add_argument(
         "--workload",
         action="append",
@@ -60,7 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workload-file", metavar="FILE", help="a schedule of phases, JSON or TOML"
     )
     parser.add_argument(
-        "--zero", default="0", metavar="FRACTION", help="left zero, at each block's end, e.g. 60%%"
+        "--zero",
+        type=checked(lambda text: parse_fraction(text, "--zero")),
+        default=0.0,
+        metavar="FRACTION",
+        help="left zero, at each block's end, e.g. 60%%",
     )
     parser.add_argument(
         "--content",
@@ -69,10 +86,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the rest: random does not compress, text to about 1/2, mixed is half and half",
     )
     parser.add_argument(
-        "--block", action="append", default=[], metavar="NAME=SIZE", help="one more RAMBlock"
+        "--block",
+        type=checked(_block),
+        action="append",
+        default=[],
+        metavar="NAME=SIZE",
+        help="one more RAMBlock",
     )
     parser.add_argument("--huge", action="store_true", help="huge pages of 2 MiB")
-    parser.add_argument("--seed", type=int, default=0, help="of content and workloads (default 0)")
+    parser.add_argument(
+        "--seed",
+        type=integer("--seed", low=0, high=(1 << 64) - 1, bounds="0 to 2^64 - 1"),
+        default=0,
+        help="of content and workloads (default 0)",
+    )
     parser.add_argument(
         "--truth", action="store_true", help="keep the time of each page's last write"
     )
@@ -83,12 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the guest until a signal or QMP's quit ends it."""
-    if not 1 <= args.vcpus <= MAX_VCPUS:
-        raise UsageError(f"--vcpus: {args.vcpus} is not from 1 to {MAX_VCPUS}")
-    if not 0 <= args.seed < 1 << 64:
-        raise UsageError(f"--seed: {args.seed} is not from 0 to 2^64 - 1")
-    specs = _specs(args.memory, args.block)
-    zero = parse_fraction(args.zero, "--zero")
+    specs = (BlockSpec(MAIN_IDSTR, args.memory), *args.block)
+    if len(specs) > _MAX_BLOCKS:
+        raise UsageError(f"--block: {len(specs)} blocks; there can be {_MAX_BLOCKS}")
     phases = _phases(args)
     with EndingSignals() as signals, ExitStack() as stack:
         listener = None
@@ -100,12 +124,12 @@ def run(args: argparse.Namespace) -> int:
                 store_of(workload, named(specs, workload.block), args.seed)
             ram = allocate(
                 specs,
-                zero=zero,
+                zero=args.zero,
                 content=Content(args.content),
                 seed=args.seed,
                 huge=args.huge,
                 truth=args.truth,
-                reachable=_reachable(specs, phases, zero),
+                reachable=_reachable(specs, phases, args.zero),
             )
         guest = Guest(ram, phases, args.seed)
         stack.callback(guest.close)
@@ -152,16 +176,11 @@ def _end_anyway(listener: Listener | None) -> threading.Timer:
     return timer
 
 
-def _specs(memory: str, blocks: Sequence[str]) -> tuple[BlockSpec, ...]:
-    specs = [BlockSpec(MAIN_IDSTR, parse_size(memory, "--memory"))]
-    for text in blocks:
-        name, equals, size = text.partition("=")
-        if not equals or _IDSTR.fullmatch(name) is None:
-            raise UsageError(f"--block: {text[:40]!r} is not NAME=SIZE, as vga=16M is")
-        specs.append(BlockSpec(name, parse_size(size, f"--block {name}")))
-    if len(specs) > _MAX_BLOCKS:
-        raise UsageError(f"--block: {len(specs)} blocks; there can be {_MAX_BLOCKS}")
-    return tuple(specs)
+def _block(text: str) -> BlockSpec:
+    name, equals, length = text.partition("=")
+    if not equals or _IDSTR.fullmatch(name) is None:
+        raise UsageError(f"--block: {text[:40]!r} is not NAME=SIZE, as vga=16M is")
+    return BlockSpec(name, parse_size(length, f"--block {name}"))
 
 
 def _phases(args: argparse.Namespace) -> Phases:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from pysampler.cli.arguments import checked, whole_number
 from pysampler.cli.output import Output
 from pysampler.cli.progress import ProgressDisplay, print_summary
 from pysampler.cli.signals import EndingSignals
-from pysampler.cli.source_arguments import add_source_arguments, blocks_of, whole_number
+from pysampler.cli.source_arguments import add_source_arguments, blocks_of
 from pysampler.cli.streams import say
 from pysampler.errors import PysamplerError, UsageError
 from pysampler.measuring import exact_observer
@@ -30,13 +31,18 @@ if TYPE_CHECKING:
     import argparse
 
     from pysampler.sampling.observer import Observer
+    from pysampler.units import CalcTimeUnit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     add_source_arguments(parser)
     parser.add_argument(
-        "--calc-time", metavar="TIME", default="60s", help="how long: 60s, 500ms, 2m (60s)"
+        "--calc-time",
+        type=checked(_calc_time),
+        metavar="TIME",
+        default="60s",
+        help="how long: 60s, 500ms, 2m (60s)",
     )
     parser.add_argument(
         "--mode",
@@ -52,15 +58,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sample-pages",
+        type=whole_number("sample-pages", low=SAMPLE_PAGES_MIN, high=SAMPLE_PAGES_MAX),
         metavar="N",
         help=f"samples per GiB, {SAMPLE_PAGES_MIN} to {SAMPLE_PAGES_MAX} ("
         + ", ".join(f"{p.name} {p.sample_pages}" for p in PROFILES.values())
         + ")",
     )
-    parser.add_argument("--seed", metavar="N", help="draw the same pages again")
-    parser.add_argument("--threads", metavar="N", default="1", help="threads that read (1)")
+    parser.add_argument(
+        "--seed",
+        type=whole_number("seed", low=0, high=(1 << 64) - 1),
+        metavar="N",
+        help="draw the same pages again",
+    )
+    parser.add_argument(
+        "--threads",
+        type=whole_number("threads", low=1, high=THREADS_MAX),
+        metavar="N",
+        default=1,
+        help="threads that read (1)",
+    )
     parser.add_argument(
         "--measure-compression",
+        type=checked(parse_codecs),
         metavar="CODEC,...",
         help=f"also how well sampled pages compress: {','.join(CODECS)}",
     )
@@ -70,27 +89,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print the vector; what could be measured is printed in any case."""
-    calc_time_ms, unit = parse_duration_ms(args.calc_time, "calc-time")
-    check_calc_time(calc_time_ms)
-    threads = whole_number(args.threads, "threads", low=1, high=THREADS_MAX)
+    calc_time_ms, unit = args.calc_time
     mode = Mode(args.mode)
     if mode is not Mode.PAGE_SAMPLING:
         _check_exact_mode(args)
-    sample_pages, seed = None, None
-    if args.sample_pages is not None:
-        sample_pages = whole_number(
-            args.sample_pages, "sample-pages", low=SAMPLE_PAGES_MIN, high=SAMPLE_PAGES_MAX
-        )
-    if args.seed is not None:
-        seed = whole_number(args.seed, "seed", low=0, high=(1 << 64) - 1)
-    codecs = () if args.measure_compression is None else parse_codecs(args.measure_compression)
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     failure: PysamplerError | None = None
     sampler: Sampler | None = None
     with EndingSignals() as signals, Output(args.output) as output:
         try:
             with signals.interrupting():
-                observer = _observer(args, mode, calc_time_ms, sample_pages, seed, threads, codecs)
+                observer = _observer(args, mode, calc_time_ms)
                 shown = console.is_terminal and not args.quiet
                 display = ProgressDisplay(console, shown=shown, check=signals.check)
                 with Sampler(observer, calc_time_ms, unit, display) as sampler, display:
@@ -117,29 +126,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _observer(
-    args: argparse.Namespace,
-    mode: Mode,
-    calc_time_ms: int,
-    sample_pages: int | None,
-    seed: int | None,
-    threads: int,
-    codecs: tuple[str, ...],
-) -> Observer:
+def _calc_time(text: str) -> tuple[int, CalcTimeUnit]:
+    calc_time_ms, unit = parse_duration_ms(text, "calc-time")
+    check_calc_time(calc_time_ms)
+    return calc_time_ms, unit
+
+
+def _observer(args: argparse.Namespace, mode: Mode, calc_time_ms: int) -> Observer:
     blocks = blocks_of(args)
     if mode is not Mode.PAGE_SAMPLING:
-        pid = None if args.pid is None else int(args.pid)
-        return exact_observer(blocks, mode, pid=pid, threads=threads)
+        return exact_observer(blocks, mode, pid=args.pid, threads=args.threads)
     sampling = PageSampling(
         blocks,
         profile=PROFILES[args.profile or "qemu"],
-        sample_pages=sample_pages,
-        seed=seed,
-        threads=threads,
+        sample_pages=args.sample_pages,
+        seed=args.seed,
+        threads=args.threads,
     )
-    if not codecs:
+    if args.measure_compression is None:
         return sampling
-    return CompressedSampling(sampling, codecs, len(periods_ms(calc_time_ms)))
+    return CompressedSampling(sampling, args.measure_compression, len(periods_ms(calc_time_ms)))
 
 
 def _check_exact_mode(args: argparse.Namespace) -> None:

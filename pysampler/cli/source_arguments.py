@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from pysampler.cli.arguments import whole_number
 from pysampler.cli.streams import say
 from pysampler.errors import UsageError
 from pysampler.memory.source import file_block, find_ram, named_block, process_fd_block
@@ -22,9 +23,17 @@ PID_MAX = 1 << 22  # the kernel's own limit
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --pid, --fd, --block and --file."""
     group = parser.add_argument_group("what to sample")
-    group.add_argument("--pid", metavar="PID", help="a running QEMU, or any process")
     group.add_argument(
-        "--fd", metavar="N", help="with --pid: only the memfd or file it holds open as descriptor N"
+        "--pid",
+        type=whole_number("pid", low=1, high=PID_MAX),
+        metavar="PID",
+        help="a running QEMU, or any process",
+    )
+    group.add_argument(
+        "--fd",
+        type=whole_number("fd", low=0, high=1 << 30),
+        metavar="N",
+        help="with --pid: only the memfd or file it holds open as descriptor N",
     )
     group.add_argument(
         "--block",
@@ -70,26 +79,12 @@ def blocks_of(args: argparse.Namespace) -> list[RAMBlock]:
         raise UsageError(
             "give --qmp without --fd and --block, which name what to sample themselves"
         )
-    pid = whole_number(args.pid, "pid", low=1, high=PID_MAX)
     if args.fd is not None:
-        return [process_fd_block(pid, whole_number(args.fd, "fd", low=0, high=1 << 30))]
+        return [process_fd_block(args.pid, args.fd)]
     if args.block:
-        return [named_block(pid, text) for text in args.block]
-    found = find_ram(pid, args.qmp)
+        return [named_block(args.pid, text) for text in args.block]
+    found = find_ram(args.pid, args.qmp)
     if not getattr(args, "quiet", False):
         for remark in found.remarks:
             say(args.verb, f"warning: {remark}")
     return found.blocks
-
-
-def whole_number(text: str, what: str, *, low: int, high: int) -> int:
-    """Return the integer that ``text`` says.
-
-    Raises:
-        UsageError: it is none, or out of range.
-    """
-    if not (text.isascii() and text.isdecimal()) or len(text) > 20:
-        raise UsageError(f"{what} must be a whole number (got {text[:40]!r})")
-    if not low <= int(text) <= high:
-        raise UsageError(f"{what} must be between {low} and {high} (got {text})")
-    return int(text)

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pysampler.cli.arguments import checked, whole_number
 from pysampler.cli.signals import EndingSignals
-from pysampler.cli.source_arguments import whole_number
 from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
 from pysampler.errors import PysamplerError, UsageError
@@ -58,10 +58,15 @@ _COMPARED_RUNS = 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument(
-        "--sizes", metavar="SIZE,...", default="1G,4G", help="guests' memory (1G,4G)"
+        "--sizes",
+        type=checked(_sizes),
+        metavar="SIZE,...",
+        default="1G,4G",
+        help="guests' memory (1G,4G)",
     )
     parser.add_argument(
         "--calc-times",
+        type=checked(_calc_times),
         metavar="TIMES",
         default="100ms..2s",
         help="100ms..2s for the published ones in that range, or a list: 100ms,500ms (100ms..2s)",
@@ -70,26 +75,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workload", choices=WORKLOADS, default="uniform", help="what the guest writes (uniform)"
     )
     parser.add_argument(
-        "--wps", metavar="N", default="3000000", help="writes a second, or max (3000000)"
+        "--wps",
+        type=_wps,
+        metavar="N",
+        default=3_000_000,
+        help="writes a second, or max (3000000)",
     )
-    parser.add_argument("--repeat", metavar="N", default="1", help="measurements of a cell (1)")
+    parser.add_argument(
+        "--repeat",
+        type=whole_number("repeat", low=1, high=10_000),
+        metavar="N",
+        default=1,
+        help="measurements of a cell (1)",
+    )
     parser.add_argument(
         "--profile",
+        type=checked(_profiles),
         metavar="NAME,...",
         default="qemu,fast",
         help="profiles of page sampling (qemu,fast)",
     )
     parser.add_argument(
         "--sample-pages",
+        type=_sample_pages,
         metavar="N",
-        default=str(SAMPLE_PAGES_MAX),
+        default=SAMPLE_PAGES_MAX,
         help="samples per GiB of all profiles, or `profile` for each one's own"
         f" ({SAMPLE_PAGES_MAX})",
     )
     parser.add_argument(
         "--no-bitmap", action="store_true", help="leave out dirty-bitmap, which slows the guest"
     )
-    parser.add_argument("--seed", metavar="N", help="repeat the guests, the draws and the order")
+    parser.add_argument(
+        "--seed",
+        type=whole_number("seed", low=0, high=2**63),
+        metavar="N",
+        help="repeat the guests, the draws and the order",
+    )
     parser.add_argument("--json", action="store_true", help="print rows as JSON Lines")
     parser.add_argument("-o", "--output", metavar="FOLDER", help="write a report here")
     parser.add_argument(
@@ -193,36 +215,47 @@ def _trouble_with(path: str) -> str:
 
 
 def _experiment(args: argparse.Namespace) -> Experiment:
-    profiles = args.profile.split(",")
+    return Experiment(
+        workload=args.workload,
+        sizes=args.sizes,
+        calc_times_ms=args.calc_times,
+        methods=(*args.profile, *(() if args.no_bitmap else (DIRTY_BITMAP,))),
+        repeats=args.repeat,
+        wps=args.wps,
+        sample_pages=args.sample_pages,
+        seed=secrets.randbits(32) if args.seed is None else args.seed,
+    )
+
+
+def _profiles(text: str) -> tuple[str, ...]:
+    profiles = tuple(dict.fromkeys(text.split(",")))
     for name in profiles:
         if name not in PROFILES:
             raise UsageError(f"profile must be of {', '.join(PROFILES)} (got {name!r})")
-    sizes = tuple(parse_size(text, "sizes") for text in args.sizes.split(","))
+    return profiles
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(parse_size(part, "sizes") for part in text.split(","))
     for size in sizes:
         if size < _SIZE_MIN or size % MIB:
             raise UsageError(
                 f"sizes must be whole MiB of {format_size(_SIZE_MIN)} or more"
                 f" (got {format_size(size)})"
             )
-    sample_pages = None
-    if args.sample_pages != "profile":
-        sample_pages = whole_number(
-            args.sample_pages, "sample-pages", low=SAMPLE_PAGES_MIN, high=SAMPLE_PAGES_MAX
-        )
-    wps = 0 if args.wps == "max" else whole_number(args.wps, "wps", low=1, high=10**9)
-    seed = secrets.randbits(32)
-    if args.seed is not None:
-        seed = whole_number(args.seed, "seed", low=0, high=2**63)
-    return Experiment(
-        workload=args.workload,
-        sizes=tuple(dict.fromkeys(sizes)),
-        calc_times_ms=_calc_times(args.calc_times),
-        methods=(*dict.fromkeys(profiles), *(() if args.no_bitmap else (DIRTY_BITMAP,))),
-        repeats=whole_number(args.repeat, "repeat", low=1, high=10_000),
-        wps=wps,
-        sample_pages=sample_pages,
-        seed=seed,
-    )
+    return tuple(dict.fromkeys(sizes))
+
+
+def _sample_pages(text: str) -> int | None:
+    """Return the samples per GiB of all profiles; None for each one's own."""
+    if text == "profile":
+        return None
+    return whole_number("sample-pages", low=SAMPLE_PAGES_MIN, high=SAMPLE_PAGES_MAX)(text)
+
+
+def _wps(text: str) -> int:
+    """Return writes a second; 0 for as many as the guest can."""
+    return 0 if text == "max" else whole_number("wps", low=1, high=10**9)(text)
 
 
 def _calc_times(text: str) -> tuple[int, ...]:
