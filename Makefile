@@ -90,15 +90,13 @@ $(ADDRESS)/.made $(THREAD)/.made: $(DEV) $(shell find pysampler -name '*.py')
 # libstdc++: ASan must find __cxa_throw before an extension in C++ throws.
 # Leaks are not looked for: an interpreter keeps memory to its end. A small quarantine: tests
 # look at how much memory is taken.
-# What starts processes of other users, isolated ones or QEMU's likes runs without: they cannot be preloaded.
 .PHONY: sanitize
 sanitize: $(ADDRESS)/.made ## run the tests under AddressSanitizer and UBSan
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:quarantine_size_mb=8 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	PYTHONSAFEPATH=1 PYTHONPATH=$(ADDRESS) \
-	$(BIN)/pytest $(PARALLEL) -m "not integration and not statistics" \
-		--ignore tests/host/test_rights.py --ignore tests/host/test_child.py --ignore tests/memory/source
+	$(BIN)/pytest $(PARALLEL) -m "not integration and not statistics"
 
 # TSan sees the C core and the locks of Python, not Python's own reads and writes. A process that
 # races writes a report; the tests go on. Signals are the tests' business. TSan needs its addresses

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from subject import without_preloads
+
 ROOT = Path(__file__).parents[1]
 
 # What is tried on a process: its pid, an address in it, a file it holds and where that is mapped.
@@ -119,7 +121,7 @@ def subject(prefix, *arguments):
     """Run a process to be read; yields the words that ATTEMPTS wants."""
     process = subprocess.Popen(
         [*prefix, PYTHON, "-I", "-c", SUBJECT, *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=without_preloads(),
     )  # fmt: skip
     with process:
         yield [str(process.pid), *process.stdout.readline().split()]

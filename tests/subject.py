@@ -10,20 +10,26 @@ from pathlib import Path
 LENGTH = 32 << 20
 
 
+def without_preloads():
+    """Return an environment for a process that is to be looked at.
+
+    AddressSanitizer, preloaded, maps terabytes of its own, which would be found as guest RAM.
+    """
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 @contextmanager
 def subject(setup):
     """Start a Python process that runs `setup`; yield a function that runs more lines in it.
 
     Each call returns what the code put into `answer`, as text.
     """
-    # AddressSanitizer maps terabytes of its own, which would be found as guest RAM.
-    environment = {name: v for name, v in os.environ.items() if name != "LD_PRELOAD"}
     process = subprocess.Popen(
         [sys.executable, __file__, setup],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=without_preloads(),
     )
 
     def run(code=""):

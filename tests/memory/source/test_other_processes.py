@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from subject import LENGTH, subject
+from subject import LENGTH, subject, without_preloads
 
 from pysampler.errors import SourceError
 from pysampler.memory.source import find_blocks, find_ram
@@ -32,7 +32,8 @@ def python(*words, called, executable=sys.executable, code=BUSY):
         executable=executable,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONHOME": sys.base_prefix},  # else it is sought beside argv[0]
+        # Its home is else sought beside argv[0].
+        env={**without_preloads(), "PYTHONHOME": sys.base_prefix},
     )
     try:
         assert process.stdout.readline() == b"ready\n"
