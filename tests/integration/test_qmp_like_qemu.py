@@ -80,7 +80,7 @@ REQUESTS = [
         b'{"execute": "human-monitor-command", "arguments": {"command-line": "%b"}}' % line
         for line in [
             b"", b"nonsense", b"info nonsense", b"info dirty_rate", b"info dirty_rate foo",
-            b"help info dirty_rate", b"help calc_dirty_rate", b"help nonsense",
+            b"help info dirty_rate", b"help info status", b"info status x", b"help calc_dirty_rate", b"help nonsense",
             b"calc_dirty_rate", b"calc_dirty_rate 0", b"calc_dirty_rate x", b"calc_dirty_rate 1 x",
             b"calc_dirty_rate 1 512 3", b"calc_dirty_rate -x 1", b"calc_dirty_rate -r -b 1",
             b"calc_dirty_rate 99999999999999999999", b"calc_dirty_rate 1 5",
@@ -107,6 +107,10 @@ def test_stop_and_cont_send_the_same_lines(both):
     lines(qemu, "cont")  # the QEMU has been started stopped
     for name in ("stop", "stop", "cont", "cont", "stop"):
         assert lines(qemu, name) == lines(ours, name)
+        status = (
+            b'{"execute": "human-monitor-command", "arguments": {"command-line": "info status"}}'
+        )
+        assert replies(qemu, status) == replies(ours, status)
 
 
 # `0e` is where QEMU's lexer parts from JSON; ours does not.

@@ -219,7 +219,9 @@ def test_the_human_monitor_explains_its_commands(client):
     assert hmp(client, "help").startswith(
         "calc_dirty_rate [-r] [-b] second [sample_pages_per_GB] -- "
     )
-    assert hmp(client, "help info") == hmp(client, "info") == hmp(client, "help info dirty_rate")
+    lines = hmp(client, "help info dirty_rate") + hmp(client, "help info status")
+    assert hmp(client, "help info") == hmp(client, "info") == lines
+    assert hmp(client, "help").endswith(lines)
 
 
 def test_the_human_monitor_knows_its_vcpus(client):

@@ -6,7 +6,8 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any
 
-from pysampler.qmp.commands.definition import Command
+from pysampler.qmp.commands.definition import Command, Line
+from pysampler.qmp.hmp import refuse_words
 
 if TYPE_CHECKING:
     from pysampler.qmp.commands.definition import Arguments, Monitor
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 def _query_status(monitor: Monitor, _: Arguments) -> Any:
     running = monitor.guest.running
     return {"status": "running" if running else "paused", "running": running}
+
+
+def _info_status(monitor: Monitor, words: list[str]) -> str:
+    refuse_words("status", words)
+    return f"VM status: {_query_status(monitor, {})['status']}\n"
 
 
 def _stop(monitor: Monitor, _: Arguments) -> Any:
@@ -54,4 +60,10 @@ COMMANDS = {
     "query-memory-size-summary": Command(_query_memory_size_summary),
     "query-cpus-fast": Command(_query_cpus_fast),
     "query-status": Command(_query_status),
+}
+
+LINES = {
+    "info status": Line(
+        _info_status, "info status  -- show the current VM status (running|paused)\n"
+    ),
 }

@@ -34,4 +34,4 @@ COMMANDS: dict[str, Command] = dict(
     sorted(_COMMANDS.items(), key=lambda command: _ORDER.index(command[0]))
 )
 # In alphabetical order, as QEMU's help has them.
-LINES: dict[str, Line] = dict(sorted(dirty_rate.LINES.items()))
+LINES: dict[str, Line] = dict(sorted((dirty_rate.LINES | machine.LINES).items()))
