@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``python -m pysampler``, and where the script ``pysampler`` begins.
+"""The entry point of ``python -m pysampler`` and of the script ``pysampler``.
 
-Imports nothing at first, so that Ctrl-C is answered with a line from the start.
+It imports nothing at first, so that Ctrl-C is answered with a line from the start.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 
 
 def main() -> int:
-    """Make standard streams that can be relied on, then run one command; return its exit code."""
+    """Repair the standard streams, then run one command; return its exit code."""
     _open_standard_descriptors()
     # Our matrices are so small that threads of a BLAS would only wait for each other, where others
     # use the CPUs for milliseconds each time. numpy's own wheels have OpenBLAS.
@@ -59,7 +59,7 @@ def _lacks_descriptors(error: Exception) -> bool:
 
 
 def _discard_what_stderr_refuses() -> None:
-    """Spare the interpreter a last attempt at a full or vanished stderr: it would exit with 120."""
+    """Drop output that stderr does not take, or the interpreter would exit with 120."""
     try:
         sys.stderr.flush()
     except OSError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``pysampler completion``: completions for a shell."""
+"""``pysampler completion``: print completions for a shell."""
 
 from __future__ import annotations
 

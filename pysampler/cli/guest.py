@@ -159,10 +159,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _end_anyway(listener: Listener | None) -> threading.Timer:
-    """Make the process end in time, whoever holds a thread of it or does not read what it sends.
+    """Make the process end in time, even if a thread is held or a client does not read.
 
     Returns:
-        What does it, to be cancelled when all has ended by itself.
+        The timer, to be cancelled when all has ended by itself.
     """
 
     def end() -> None:

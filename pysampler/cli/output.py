@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a result goes: stdout, or a file that appears whole or not at all."""
+"""The destination of a result: stdout, or a file that appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Output:
     """Takes one text for stdout or for a file, or bytes for a file.
 
-    The file is made ready before the work begins, so that an unwritable path is known
-    before a minute of measuring and not after it; the old file stays until `write`.
+    The file is prepared before the work begins, so that an unwritable path is reported before a
+    minute of measuring and not after it. The old file stays until `write`.
 
     Args:
         path: the file; None for stdout.
@@ -54,7 +54,7 @@ class Output:
                 raise
 
     def write(self, text: str) -> None:
-        """Put the text where it belongs, or else on stdout: it took a while to get.
+        """Write the text to its destination, or to stdout if that fails: it took a while to get.
 
         Raises:
             BrokenPipeError: nobody reads stdout.
@@ -73,7 +73,7 @@ class Output:
             raise PysamplerError(why) from error
 
     def write_bytes(self, data: bytes) -> None:
-        """Put bytes into the file: a picture, which no terminal should get instead.
+        """Write bytes, such as a picture, to the file; they never go to stdout instead.
 
         Raises:
             PysamplerError: it could not be written.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The measurements in what people save: a vector, a QMP session, HMP's or virsh's text.
+"""Find measurements in saved text: a vector, a QMP session, HMP's or virsh's text.
 
-A session has a greeting, replies, events, commands that were typed, and prompts between. Of HMP
-(`info dirty_rate`) and of `virsh domstats --dirtyrate` comes what QMP's query-dirty-rate would
-have said, so that there is one way to judge all three.
+A session has a greeting, replies, events, typed commands and prompts. Text of HMP
+(`info dirty_rate`) and of `virsh domstats --dirtyrate` is turned into the reply that QMP's
+query-dirty-rate would have given, so that all three are judged in one way.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _STATUS_OF_LIBVIRT = {"0": "unstarted", "1": "measuring", "2": "measured"}
 
 
 class Pasted(NamedTuple):
-    """What was found in a text.
+    """The measurements found in a text.
 
     Attributes:
         vectors: JSON objects with periods, in their order.
         replies: QEMU's replies to query-dirty-rate, in their order.
-        last: the last measurement of both; where there is none, whatever stands last.
+        last: the last measurement of both; where there is none, the last value.
     """
 
     vectors: list[dict[str, Any]]
@@ -53,8 +53,8 @@ def measurements_in(text: bytes) -> Pasted:
     """Find the measurements in a text.
 
     Raises:
-        FormatError: there are none; the message says what there is, with QEMU's own words where it
-            refused.
+        FormatError: there are none; the message says what was found instead, and quotes QEMU's
+            error.
     """
     if len(text) > MAX_JSON_BYTES:
         raise FormatError(f"longer than {MAX_JSON_BYTES >> 20} MiB, so not a vector")
@@ -72,7 +72,7 @@ def measurements_in(text: bytes) -> Pasted:
 
 
 def _last(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the last measurement; one that QEMU has only begun is none where there is another."""
+    """Return the last measurement; one that QEMU has only begun counts only if it is alone."""
     done = [value for value in found if _is_vector(value) or "dirty-rate" in value]
     return (done or found)[-1]
 
@@ -88,7 +88,7 @@ def _is_reply(value: object) -> bool:
 
 
 def _complain(values: list[Any]) -> None:
-    """Raise what tells best why nothing was measured; nothing where one value is to be judged."""
+    """Raise the error that best explains why there is no measurement; a single value passes."""
     for value in reversed(values):
         if isinstance(value, dict) and isinstance(value.get("error"), dict):
             said = value["error"].get("desc", value["error"].get("class"))
@@ -112,7 +112,7 @@ def _decoded(text: bytes) -> str:
 
 
 def _values(text: str) -> list[Any]:
-    """Return what is said in a text, in its order, without QMP's envelope."""
+    """Return the values in a text, in their order, without QMP's envelope."""
     values = list(_json_values(text))
     if values:
         return [said for value in values for said in _without_envelope(value)]
@@ -140,7 +140,7 @@ def _of_text(text: str) -> list[Any]:
 
 
 def _without_envelope(value: object) -> list[Any]:
-    """Return the content of a reply; of HMP's text in it, what that says."""
+    """Return the content of a reply; HMP's text in it is parsed, too."""
     while isinstance(value, dict) and "return" in value and "periods" not in value:
         value = value["return"]
         if isinstance(value, str):
@@ -196,7 +196,7 @@ def _within(line: str) -> list[object]:
 
 
 def _hmp(text: str) -> list[Any]:
-    """Return what `info dirty_rate` said, each time."""
+    """Return a reply for each output of `info dirty_rate`."""
     replies: list[Any] = []
     for key, said in _HMP.findall(text):
         if key == "Status":
@@ -216,7 +216,7 @@ def _hmp(text: str) -> list[Any]:
 
 
 def _domstats(text: str) -> list[Any]:
-    """Return what `virsh domstats --dirtyrate` said of one domain."""
+    """Return the replies in the output of `virsh domstats --dirtyrate` for one domain."""
     fields = _DOMSTATS.findall(text)
     domains = sorted(set(_DOMAIN.findall(text)))
     if not fields:
@@ -241,7 +241,7 @@ def _domstats(text: str) -> list[Any]:
 
 
 def _with_vcpus(reply: dict[str, Any]) -> dict[str, Any]:
-    """Return a reply whose rate is the sum of its vCPUs' where it has none of its own."""
+    """Return a reply with the sum of its vCPUs' rates where it has no rate of its own."""
     of_vcpus = reply.pop("of-vcpus", None)
     return reply if of_vcpus is None else {"dirty-rate": of_vcpus, **reply}
 

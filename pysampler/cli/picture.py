@@ -28,9 +28,9 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def picture_file(path: str | None) -> Iterator[Callable[[Figure], None] | None]:
-    """Yield what saves a figure in a file; None where there is to be no picture.
+    """Yield a function that saves a figure in a file; None where no picture was asked for.
 
-    Whatever is wrong with the file is told at once, before a minute of measuring.
+    A file that cannot be written is reported at once, before a minute of measuring.
 
     Args:
         path: the file, whose ending is the format.

@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_migration_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `advise` takes as well: how the migration is set up."""
+    """Add the options of the migration, which `advise` takes as well."""
     parser.add_argument("--link", metavar="RATE", help="what the last pass gets (the bandwidth)")
     parser.add_argument(
         "--deadline",
@@ -111,7 +111,7 @@ def add_migration_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def precopy_of(args: argparse.Namespace) -> Precopy:
-    """Return how the migration is set up; errors name the option."""
+    """Return the settings of the migration; errors name the option."""
     deadline = "60m" if args.deadline is None else args.deadline
     deadline_ms = parse_duration_ms(deadline, "deadline")[0]
     latency_ms = parse_exact_ms(args.latency, "latency")
@@ -197,7 +197,7 @@ def _print(args: argparse.Namespace, prediction: Prediction) -> None:
 def _say_zero_pages(
     verb: str, measurement: Measurement, prediction: Prediction, precopy: Precopy
 ) -> None:
-    """Say what is left out where it matters: the host's time to read zero pages."""
+    """Say that the host's time to read zero pages is left out, where it matters."""
     share = measurement.n_zero_pages / measurement.n_sampled_pages
     pages = share * measurement.n_total_pages
     on_wire = precopy.parameters(measurement.page_size)["zero_page_bytes"]
@@ -240,7 +240,7 @@ def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
 
 
 def _host_of(scores: list[Score]) -> str:
-    """Return one line: what was taken of the host, the median over its migrations."""
+    """Return one line with the assumed figures of the host, medians over its migrations."""
     hows = [case.precopy for score in scores if score.model == "qemu" for case in score.cases]
     links = [how.link for how in hows if how.link is not None]
     link = format_rate(float(f"{median(links):.3g}")) if links else "that of the bandwidth"
@@ -249,6 +249,6 @@ def _host_of(scores: list[Score]) -> str:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield lines, none of them much longer than it may be."""
+    """Yield lines of bounded length."""
     while line := file.readline(MAX_JSON_BYTES + 1):
         yield line

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a person sees on the terminal while a measurement runs, and when it is done."""
+"""Progress of a measurement on the terminal, and its summary."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ _WATCHED = {
 
 
 def print_summary(console: Console, measurement: Measurement) -> None:
-    """Print what was measured, for people."""
+    """Print the summary of a measurement."""
     curve = measurement.curve()
     size = measurement.page_size
     n_sampled = measurement.n_sampled_pages

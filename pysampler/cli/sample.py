@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print the vector; what could be measured is printed in any case."""
+    """Measure and print the vector, also that of a measurement that ended early."""
     calc_time_ms, unit = args.calc_time
     mode = Mode(args.mode)
     if mode is not Mode.PAGE_SAMPLING:

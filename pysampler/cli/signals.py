@@ -16,11 +16,10 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class EndingSignals:
-    """While it is entered, SIGINT, SIGTERM and SIGHUP interrupt only what is in `interrupting`.
+    """While it is entered, SIGINT, SIGTERM and SIGHUP interrupt only code within `interrupting`.
 
-    The first is all that counts: those after it are ignored until the process ends, as whoever
-    sends them wants it to end, and it does. A signal that was ignored before, as SIGHUP is
-    under nohup, stays so.
+    Only the first signal counts. Later ones are ignored until the process ends, because it is
+    ending already. A signal that was ignored before, as SIGHUP is under nohup, stays ignored.
 
     Attributes:
         received: whether a signal has come.
@@ -48,10 +47,10 @@ class EndingSignals:
             self._interrupting = False
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt for a signal whose own was swallowed.
+        """Raise KeyboardInterrupt for a signal whose exception was discarded.
 
-        Python discards what is raised in the callback of a weak reference, such as one that each
-        thread has, and some modules discard what is raised while they are imported.
+        Python discards exceptions in the callback of a weak reference, and each thread has one.
+        Some modules discard exceptions while they are imported.
         """
         if self.received and self._interrupting:
             raise KeyboardInterrupt

@@ -57,7 +57,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def blocks_of(args: argparse.Namespace) -> list[RAMBlock]:
-    """Return the RAMBlocks that the arguments name; what is odd about them is said.
+    """Return the RAMBlocks that the arguments name; warnings go to stderr.
 
     Raises:
         UsageError: they contradict each other, or name nothing.

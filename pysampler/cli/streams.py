@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is said on stderr, and the end of stdout."""
+"""Lines on stderr, and data on stdout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_OF_AN_ERROR = 400  # characters of an error that nobody foresaw
 
 
 def one_line(error: Exception) -> str:
-    """Return what a user is told of an error; of one that nobody foresaw, where to see more."""
+    """Return the one line for an error; for an unforeseen one it names --debug."""
     text = str(error)
     if isinstance(error, MemoryError):
         return text or "not enough memory"
@@ -35,7 +35,7 @@ def one_line(error: Exception) -> str:
 
 
 def say(verb: str, text: str) -> None:
-    """Tell the user one line; a stderr that is gone takes no result with it."""
+    """Print one line for the user; a broken stderr does not end the command."""
     with contextlib.suppress(OSError):
         print(f"pysampler {verb}".rstrip() + f": {printable(text)}", file=sys.stderr)
 
@@ -47,5 +47,5 @@ def put(text: str, end: str = "\n") -> None:
 
 
 def discard_stdout() -> None:
-    """Let what could not be written go to /dev/null, that the interpreter's exit does not fail."""
+    """Send unwritten output to /dev/null, so that the interpreter's exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

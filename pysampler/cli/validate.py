@@ -153,14 +153,14 @@ def _deliver(
     path: str,
     trouble: str,
 ) -> int:
-    """Print the rows, report them and store them, each also when another cannot be done.
+    """Print the rows, report them and store them; a failure of one does not stop the others.
 
     Args:
         args: of the command line.
         rows: what was measured.
-        failure: what ended the measurement early.
+        failure: the error that ended the measurement early.
         path: of the store.
-        trouble: what has been said of the store already.
+        trouble: the warning about the store that was already given.
     """
     facts = machine.facts()
 
@@ -206,7 +206,7 @@ def _print(rows: Sequence[Row], *, as_json: bool) -> None:
 
 
 def _trouble_with(path: str) -> str:
-    """Return what is wrong with a store; nothing when it can be written."""
+    """Return the trouble with a store; nothing when it can be written."""
     try:
         Store(path).close()
     except PysamplerError as error:
@@ -277,7 +277,7 @@ def _calc_times(text: str) -> tuple[int, ...]:
 def _measure(
     experiment: Experiment, signals: EndingSignals
 ) -> tuple[list[Row], PysamplerError | None]:
-    """Return the rows that could be measured, at least one, and what ended it early."""
+    """Return the rows that could be measured, at least one, and the error that ended it early."""
     console = Console(stderr=True, highlight=False)
     rows: list[Row] = []
     progress = Progress(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Reading a vector that somebody else wrote, bounded."""
+"""Read a vector from a file or stdin, of bounded length."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def opened(name: str) -> Iterator[BinaryIO]:
     """Open a file to read, or stdin when ``name`` is ``-``.
 
     Raises:
-        SourceError: it cannot be read, also by what is done with it.
+        SourceError: it cannot be read, here or within the block.
     """
     try:
         if name == "-":
@@ -56,7 +56,7 @@ def read_text(name: str) -> bytes:
 def read_vector(name: str, verb: str) -> Measurement:
     """Return the vector in a file or on stdin, the last of several; errors name it.
 
-    What should be known of it before it is believed is said on stderr.
+    Warnings about the vector go to stderr.
     """
     text = read_text(name)
     try:
