@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""vCPUs that a tracker holds in a write and does not let go: nobody else may be left to do it."""
+"""Let go of vCPUs that a tracker holds in a write, where nobody else is left to do so."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class HeldVcpus:
 
 
 def _wchans() -> dict[int, str]:
-    """Return by thread id the file of each thread of ours that tells where it waits.
+    """Return, by thread id, the wchan file of each thread of this process.
 
     /proc may be another pid namespace's, and then its numbers are not ours.
     """

@@ -13,7 +13,7 @@ D    95 % reads, 5 % inserts, each in place of the oldest key    the latest
 F    50 % reads, 50 % reads followed by an update                zipfian
 ===  ==========================================================  ==========
 
-What an operation writes, each page of it counting as one write:
+The writes of an operation; each page that it writes counts as one write:
 
 - a read writes the item's header and leaves it as it was, for memcached takes a reference and
   drops it: tracking of writes sees a dirty page there, sampling of content does not;

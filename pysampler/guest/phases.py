@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which workload each vCPU has when: one for good, or a schedule of phases from a file.
+"""The workload of each vCPU over time: one for good, or a schedule of phases from a file.
 
 The file is JSON, or TOML with the same members::
 
@@ -117,7 +117,7 @@ class Phases:
         return Phase(number, start, FOREVER_NS, (_IDLE,) * n_vcpus)
 
     def workloads(self) -> Iterator[Workload]:
-        """Yield every workload that can come."""
+        """Yield all workloads of the schedule."""
         for _, workloads in self.entries:
             yield from workloads
 

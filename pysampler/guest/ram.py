@@ -42,7 +42,7 @@ _FILL_PAGES = 16384
 
 
 class Content(str, Enum):
-    """What RAM that is not zero holds; the ratios are zlib's at level 1, page by page."""
+    """The content of RAM that is not zero; the ratios are zlib's at level 1, page by page."""
 
     RANDOM = "random"  # 1.0: does not compress
     TEXT = "text"  # 2.2: words
@@ -172,8 +172,8 @@ def allocate(
     Args:
         specs: the blocks, the main one first.
         zero: fraction of each block, at its end, that is left a hole.
-        content: what the rest holds.
-        seed: what the content is computed from.
+        content: the content of the rest.
+        seed: of the content.
         huge: back it with huge pages of 2 MiB.
         truth: keep the time of each page's last write.
         reachable: bytes that can ever be in memory, where the workloads do not reach all of

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The guests that the vector could be of: a bootstrap of its samples, each fitted anew.
+"""The guests that could have given the vector: a bootstrap of its samples, each fitted anew.
 
 Each sample is in one of these classes: zero, found dirty first in the i-th period, or clean to
 the end. Their numbers are multinomial, so a member draws them anew (B. Efron,
-"Bootstrap methods: another look at the jackknife", 1979); where few samples were dirty, from the
-Dirichlet distribution of their counts (D. B. Rubin, "The Bayesian bootstrap", 1981), so that what
-was seen is in every member. What was not seen is added (unseen.py). What the vector does not tell
-at all is drawn as well: how far sequential writers and bursts are when the migration starts.
+"Bootstrap methods: another look at the jackknife", 1979). Where few samples were dirty, a member
+draws from the Dirichlet distribution of their counts (D. B. Rubin, "The Bayesian bootstrap",
+1981), so that each dirty sample is in every member. Pages that the samples missed are added
+(unseen.py). The vector does not tell how far sequential writers and bursts are when the migration
+starts; that is drawn as well.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Ensemble:
 
     Attributes:
         curve: fitted to the vector itself.
-        members: fitted to the resampled vectors, with what these cannot have seen.
+        members: fitted to the resampled vectors, with pages that those missed.
         page_size: bytes.
         guests: core.PRECOPY_GUEST, one per member.
         modes: core.PRECOPY_MODE, members x modes.

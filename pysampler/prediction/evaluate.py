@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How good the predictors are, on real migrations whose vector is known."""
+"""Score the predictors on real migrations whose vector is known."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def evaluate(
 
     Args:
         migrations: from `read_migrations`.
-        precopy: how they were set up; what it leaves open of the host is cross-validated.
+        precopy: their settings; the host's values that it leaves open are cross-validated.
         unfinished: take vectors whose status is not ``measured``, too.
         members: guests to draw for each vector.
 

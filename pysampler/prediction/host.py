@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What of a host no vector holds, from real migrations: its link, and its time for a zero page.
+"""Facts about a host that no vector holds, from real migrations: link, time for a zero page.
 
-Both are cross-validated: each migration is predicted with what the others of its file tell.
+Both are cross-validated: each migration is predicted with the values of the others of its file.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _MEMBERS = 8  # of a known guest: where its sequential writers are is drawn
 def set_up(migrations: Sequence[Migration], precopy: Precopy) -> Iterator[Precopy]:
     """Yield how each migration was set up.
 
-    What ``precopy`` leaves open is what the other migrations tell: the link has the median of the
-    speeds of their last passes; a zero page takes the time with which those of a known guest have
-    the least mean error.
+    Values that ``precopy`` leaves open come from the other migrations. The link has the median
+    speed of their last passes. A zero page takes the time with which migrations of known guests
+    have the least mean error.
     """
     known = [
         replace(precopy, deadline_ms=one.limit_ms, multifd=precopy.multifd or one.multifd)

@@ -129,7 +129,7 @@ def _seconds(values: list[float | None]) -> FloatArray:
 
 
 def _draw_rounds(axes: Axes, ensemble: Ensemble, prediction: Prediction, precopy: Precopy) -> None:
-    """What remained after each bitmap sync of the most telling migration."""
+    """Draw what remained after each bitmap sync of the most telling migration."""
     # The one with most passes that still converges shows most; else any.
     cell = max(
         prediction.cells,

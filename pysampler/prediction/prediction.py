@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Prediction: what migrations with this bandwidth and that downtime-limit will take."""
+"""Prediction: migrations of a guest by bandwidth and downtime-limit."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def predict(
 
 
 def check_measurement(measurement: Measurement, *, unfinished: bool) -> None:
-    """Refuse what no vector can be, and one that did not come to its end unless it is wanted so.
+    """Refuse an inconsistent vector, and an unfinished one unless ``unfinished`` allows it.
 
     Raises:
         UsageError: it is no Measurement.

@@ -43,7 +43,7 @@ class Migration:
         multifd: whether it had multifd channels.
         vectors: name -> the guest's vector.
         title: one line for people.
-        guest: what the guest really does; None where the record does not say so.
+        guest: the guest's true writers; None where the record does not have them.
     """
 
     line: int
@@ -125,7 +125,7 @@ def _link(reply: dict[str, Any]) -> float | None:
 
 
 def _bare(vector: Measurement) -> Measurement:
-    """Return a vector with nothing of x-pysampler but what it is predicted from."""
+    """Return a vector whose x-pysampler has only the members that a prediction needs."""
     kept = {key: vector.details[key] for key in ("periods-ns",) if key in vector.details}
     return replace(vector, details=kept)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Silent writers: pages that are written with what they already hold.
 
-They are clean to a hash, and dirty to a migration. A vector of samples cannot tell; exact
-tracking of the same guest can, where somebody has done it.
+Such pages are clean to a hash, and dirty to a migration. A vector of samples cannot show them. A
+vector of exact tracking of the same guest can.
 """
 
 from __future__ import annotations

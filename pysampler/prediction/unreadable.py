@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Samples that nobody could compare: swapped out, file-backed, under userfaultfd.
 
-Whether they were written is not known, so the guests that the vector could be of have anything from
-none to all of them dirty. Where they are most of the samples, that would be no prediction.
+Nobody knows whether they were written. So the guests of the ensemble have any share of them dirty,
+from none to all. Where they are most of the samples, that would be no prediction.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def unreadable_samples(measurement: Measurement) -> int:
     """Return how many samples could not be compared, in the pass with most of them.
 
     Raises:
-        FormatError: x-pysampler says what cannot be, or it is more than half of the samples.
+        FormatError: x-pysampler is inconsistent, or more than half of the samples are unreadable.
     """
     samples = _samples(measurement)
     if samples > MOST_SHARE * measurement.n_sampled_pages:
@@ -42,7 +42,7 @@ def unreadable_samples(measurement: Measurement) -> int:
 
 
 def unreadable_remark(measurement: Measurement) -> str | None:
-    """Return what to say of a vector some of whose samples could not be compared."""
+    """Return the warning about samples that could not be compared; None when all could."""
     samples = _samples(measurement)
     if samples <= _WORTH_SAYING * measurement.n_sampled_pages:
         return None

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Hot pages that the samples can have missed, or that could not be read.
 
-What none of n samples met can still be there: a share x of the pages is missed with a chance of
-(1 - x)^n. The upper end of the exact interval of a binomial share (C. J. Clopper and E. S. Pearson,
-1934) is that of one dirty sample more than was seen, its lower end that of as many as were seen. So
-a member has either no page more, or as many as one sample more stands for, a draw of the standard
-exponential distribution. Of their rate nothing is known: a page that is written
-at all during the measurement would have been seen, had it been sampled.
+n samples miss a share x of the pages with a chance of (1 - x)^n. The exact interval of a binomial
+share (C. J. Clopper and E. S. Pearson, 1934) has its lower end at the number of dirty samples that
+were seen. Its upper end is that of one dirty sample more. So a member has either no more pages, or
+as many as one more sample stands for: a draw of the standard exponential distribution. Nothing is
+known of their rate, because a sample of such a page would have been seen dirty at any rate.
 """
 
 from __future__ import annotations

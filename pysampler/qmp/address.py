@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the server listens: a unix socket of its user's alone, or loopback TCP. Nothing else."""
+"""The server's address: a unix socket for its user alone, or loopback TCP. Nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ALIVE_TIMEOUT_S = 1.0
 
 @dataclass
 class Listener:
-    """A listening socket that is not in anybody else's reach.
+    """A listening socket out of other users' reach, but for loopback TCP.
 
     Attributes:
         socket: it listens.
@@ -58,7 +58,7 @@ def listen(address: str) -> Listener:
 
     Raises:
         UsageError: the address is neither, or not a loopback one.
-        SourceError: it cannot be had; a live server has it, for example.
+        SourceError: it cannot be used; a live server has it, for example.
     """
     if address.startswith("unix:"):
         return _listen_unix(address.removeprefix("unix:"))

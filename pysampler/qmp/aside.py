@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A thread for what may block, beside the event loop."""
+"""A thread beside the event loop, for functions that may block."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Aside:
     def run(self, function: Callable[[], bytes]) -> asyncio.Future[bytes]:
         """Run a function that raises nothing; return what it will return.
 
-        Called in an event loop. What is cancelled before its turn does not run.
+        Called in an event loop. A function that is cancelled before its turn does not run.
         """
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._todo.put((function, future))

@@ -33,7 +33,7 @@ _FAILED = -1  # the dirty rate QEMU reports when a measurement failed
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What was asked for and what has come of it."""
+    """A measurement: its arguments and its results so far."""
 
     status: Status = Status.UNSTARTED
     mode: Mode = Mode.PAGE_SAMPLING
@@ -66,8 +66,8 @@ class DirtyRate:
         """Begin to measure and return.
 
         Raises:
-            QmpError: what was asked for cannot be done, checked in QEMU's order; the last
-                result is kept.
+            QmpError: the arguments are refused, checked in QEMU's order; the last result is
+                kept.
         """
         calc_time_ms = calc_time if unit == "millisecond" else calc_time * 1000
         if self._run.status is Status.MEASURING:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the server needs of a guest, and of what measures it."""
+"""The server's interface to a guest, and to its measurement."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Vcpu(Protocol):
 
     @property
     def workload(self) -> str:
-        """What it runs now, as written on the command line."""
+        """Its present workload, as written on the command line."""
 
     @property
     def writes(self) -> int:
@@ -88,12 +88,12 @@ class Measure(Protocol):
     """Measures the guest.
 
     Attributes:
-        modes: what can be had.
+        modes: the modes that are available.
     """
 
     @property
     def modes(self) -> frozenset[Mode]:
-        """What can be had."""
+        """The modes that are available."""
 
     def __call__(
         self,

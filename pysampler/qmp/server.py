@@ -38,10 +38,10 @@ class QmpServer:
     >>> server.close()
 
     Args:
-        guest: what is served; it outlives the server.
-        measure: what calc-dirty-rate runs.
-        listener: where clients come in; closed with the server.
-        say: is given what a person should know, a line each.
+        guest: the guest that is served; it outlives the server.
+        measure: runs calc-dirty-rate.
+        listener: accepts clients; closed with the server.
+        say: takes messages for the user, a line each.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class QmpServer:
         session.task.add_done_callback(lambda _: self._sessions.discard(session))
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
-        """Accept nobody for a while: the one who waits would wake the loop at once again."""
+        """Accept nobody for a while: a waiting client would wake the loop again at once."""
         if self._loop is None:
             return
         if not self._said_scarce:

@@ -46,7 +46,7 @@ class Session:
 
     Args:
         connection: to the client; closed with the session.
-        monitor: what commands work on.
+        monitor: the objects that commands work on.
         run_aside: runs a function that may block, out of the event loop.
         send_events: sends events that are due, before a reply that may tell of what they tell.
     """
@@ -252,7 +252,7 @@ def _is_out_of_band(value: Any) -> bool:
 def _reply_of(
     command: Command, monitor: Monitor, arguments: Arguments, request_id: object
 ) -> bytes:
-    """Run a command; return its reply. It never raises: whatever happens, the guest goes on."""
+    """Run a command; return its reply. It never raises, so that the guest goes on."""
     try:
         return success(command.run(monitor, arguments), request_id)
     except QmpError as error:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Noise or bias: a chi-square over the run, and what was measured that explains a bias.
+"""Noise or bias: a chi-square over the run, and suspects that may explain a bias.
 
 If theory, sampling and the counted writes are all right, each row's z is a standard normal
-number and the sum of their squares follows the chi-square law. Where it does not, each suspect
-is tried: from what was measured it follows by how much it would move each row, and the suspect
-whose moves explain most of the excess is named, with the measurement that speaks against it.
+number. The sum of their squares then follows the chi-square law. If it does not, each suspect is
+tried: its measurements tell by how much it would move each row. The suspect whose moves explain
+most of the excess is named, with the measurement that speaks against it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _Z_95 = 1.959964
 
 
 class Suspect(NamedTuple):
-    """What may have caused a bias.
+    """A possible cause of a bias.
 
     Attributes:
         name: for people.
         explained: the part of the excess chi-square that its effect takes away, 0 to 1.
-        evidence: what was measured of it.
+        evidence: its measurements, for people.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Suspect(NamedTuple):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the rows of one method say together.
+    """The verdict on all rows of one method.
 
     Attributes:
         n_rows: rows.
@@ -99,7 +99,7 @@ class Judgement:
 
 
 def is_judged(row: Row) -> bool:
-    """Return whether a row's z says something: sampled, enough expected dirty and clean samples."""
+    """Return whether a row is judged: sampled, enough expected dirty and clean samples."""
     if row.method == DIRTY_BITMAP:
         return False
     fraction = row.theory / row.n_pages
@@ -219,7 +219,7 @@ def _say_late(rows: Sequence[Row]) -> str:
 
 
 class AssumedRate(NamedTuple):
-    """What the rows would seem to be if the writer's rate were taken for granted.
+    """The rows as they would look if the asked rate were taken for the real one.
 
     Attributes:
         mean_deviation: mean deviation from theory at the asked rate, a signed fraction.

@@ -163,7 +163,7 @@ def _byline(rows: Sequence[Row], machine: dict[str, Any]) -> str:
 
 
 def findings(rows: Sequence[Row], said: Sequence[Summary]) -> list[str]:
-    """Return what a reader should take home, one sentence or two for each method."""
+    """Return the findings, one sentence or two for each method."""
     sentences = []
     for summary in said:
         judgement = summary.judgement

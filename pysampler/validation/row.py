@@ -132,7 +132,7 @@ class Row:
         return dirty_rate(pages, self.seconds, PAGE_SIZE)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON object: what was measured, and what follows for a reader."""
+        """Return a JSON object: the measurements, and the figures derived from them."""
         return {key.replace("_", "-"): value for key, value in asdict(self).items()} | {
             "mib-s": round(self.rate(self.estimate), 1),
             "theory-mib-s": round(self.rate(self.theory), 1),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where results are kept, so that runs can be compared: an SQLite file."""
+"""Keep results in an SQLite file, so that runs can be compared."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _MALFORMED = (sqlite3.Error, FormatError, ValueError, TypeError, OverflowError, 
 
 
 def default_path() -> str:
-    """Return where the store is when nobody says otherwise: the user's state directory."""
+    """Return the default path of the store, in the user's state directory."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return os.path.join(state, "pysampler", "validation.sqlite")
 
@@ -174,10 +174,10 @@ class Store:
 
 
 def _refuse_what_others_can_change(folder: int, name: str, path: str) -> None:
-    """Refuse a file that is another user's, or is where another can put something.
+    """Refuse a file of another user, or in a folder that another user can change.
 
-    SQLite writes in place. It takes a journal beside the file for its own, whenever it appears,
-    and removes a file that the journal names. And it goes by names: nobody may exchange a folder.
+    SQLite writes in place. It takes any journal beside the file for its own, and removes a file
+    that the journal names. It also opens files by name, so nobody else may exchange a folder.
     """
     for suffix in ("", "-journal", "-wal", "-shm"):
         with suppress(FileNotFoundError):

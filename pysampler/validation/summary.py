@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Rows brought together: repeats into cells, cells into what is said of a method."""
+"""Rows combined: repeats into cells, cells into the summary of a method."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def cells(rows: Sequence[Row]) -> list[Cell]:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is said of a method on guests of one size.
+    """The summary of a method on guests of one size.
 
     Attributes:
         size: bytes of the guests.

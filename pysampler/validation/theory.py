@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the sampler should find: distinct pages that known writers dirty, in closed form.
+"""The expected result of sampling: distinct pages that known writers dirty, in closed form.
 
 A writer that picks pages independently is a `Pages`: groups of pages that are equally likely.
 ``after_writes(w)`` is for a counted number of writes, ``after(seconds, rate)`` for a Poisson stream
@@ -7,7 +7,7 @@ of writes, the form in which D(t) of 90 million pages is as cheap as that of 90.
 address order, `Bursts` is any writer that pauses.
 
 All give a `Distinct`: the expected number of distinct pages and its variance over the writer's
-own randomness. What sampling adds to it is `sampled_variance`.
+own randomness. `sampled_variance` adds that of sampling.
 
 Sources: occupancy (balls in urns): W. Feller, "An Introduction to Probability Theory and Its
 Applications" I, 3rd ed., sections II.5 and IV.2; N. L. Johnson and S. Kotz, "Urn Models and
@@ -187,7 +187,7 @@ class Bursts:
     """A writer that works and pauses in turn, looked at from a random moment.
 
     Attributes:
-        writer: what it does while it works.
+        writer: the writer while it works.
         on: seconds of work.
         off: seconds of pause.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Workload:
-    """A workload of ``pysampler guest`` and what is known of it.
+    """A workload of ``pysampler guest`` with its theory.
 
     Attributes:
         name: as the guest calls it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a command and a line of the human monitor are, and what they work on."""
+"""The definitions of a command, of a line of the human monitor, and of their monitor."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Emit(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Monitor:
-    """What the commands work on.
+    """The objects that commands work on.
 
     Attributes:
-        commands: all there are, by name.
+        commands: all commands, by name.
         lines: all lines of the human monitor, by name.
         shutdown: sends SHUTDOWN with a reason, once.
     """
@@ -46,8 +46,8 @@ class Command:
     """A command.
 
     Attributes:
-        run: does it; what it returns is the reply's ``return``.
-        arguments: what it takes.
+        run: runs the command; its result is the reply's ``return``.
+        arguments: the types of its arguments.
         may_block: whether it must be kept out of the event loop.
         allow_oob: whether it may be asked for out of band, to be done while another one blocks. It
             must not block itself.
@@ -64,8 +64,8 @@ class Line:
     """A line of the human monitor. It must not block.
 
     Attributes:
-        run: is given the words after the name; returns what is printed.
-        help: what ``help`` prints.
+        run: takes the words after the name; returns the text to print.
+        help: the text that ``help`` prints.
     """
 
     run: Callable[[Monitor, list[str]], str]

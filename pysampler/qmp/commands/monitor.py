@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Commands about the monitor itself: negotiation, what there is, the human monitor, the end."""
+"""Commands about the monitor itself: negotiation, lists, the human monitor, the end."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What goes over the socket: JSON as QEMU reads it, and messages as QEMU writes them."""
+"""The bytes on the socket: JSON as QEMU reads it, and messages as QEMU writes them."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 r"""QMP's input: a stream of JSON values, not lines.
 
-A value may span lines and arrive in pieces, two may share a line, and bytes after a broken
-one must make sense again. All of that goes as in QEMU, whose ways were learned from the
-QMP specification and by talking to QEMU 7.2:
+A value may span lines and arrive in pieces. Two values may share a line. After a broken value,
+later bytes must make sense again. All of this follows QEMU, as the QMP specification and a QEMU 7.2
+show it:
 
 - strings also in single quotes, ``\'`` as an escape, no key twice, integers beyond 64 bits
   are floating point;
@@ -43,7 +43,7 @@ MAX_NESTING = 1024
 
 @dataclass(frozen=True, slots=True)
 class BadInput:
-    """What stands in the stream of values where the input was none; ``desc`` is QEMU's."""
+    """Stands in the stream for input that is no value; ``desc`` is QEMU's."""
 
     desc: str
 

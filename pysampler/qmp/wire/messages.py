@@ -31,7 +31,7 @@ class QmpError(Exception):
 
 
 def greeting() -> bytes:
-    """Return what a client reads first."""
+    """Return the greeting, which a client reads first."""
     return encode({"QMP": {"version": VERSION, "capabilities": ["oob"]}})
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the tokens of QEMU's JSON dialect begin and end, and what they mean."""
+"""The tokens of QEMU's JSON dialect: their extent and their meaning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class JsonError(Exception):
 
 
 class Extent(Enum):
-    """How much of a token there is."""
+    """The extent of a token that is there."""
 
     WHOLE = "whole"
     BROKEN = "broken"  # by its last byte
