@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Pre-copy as QEMU 10 runs it: rate windows of 100 ms, a bitmap sync only when what remains is
+ * Pre-copy as QEMU 10 runs it: rate windows, a bitmap sync only when what remains is
  * below the threshold, a cyclic scan that keeps its position, a last pass that is not rate-limited.
  *
  * RAM is a row of cells in the order of the scan: the pages that nobody writes, then the modes of
@@ -20,9 +20,6 @@ enum {
     MAX_CELLS = PS_PRECOPY_MODES * CELLS_OF_MODE + 1,
 };
 
-/* QEMU's own constants: BUFFER_DELAY, and MAX_WAIT of one ram_save_iterate. */
-static const double WINDOW_MS = 100;
-static const double ITERATE_MS = 50;
 static const double NO_PAGES = 0.5; /* expected pages that count as none */
 
 struct cells {
@@ -205,13 +202,13 @@ static double scan_cells(struct state *s, double most)
 }
 
 /*
- * One ram_save_iterate: scan on until the budget (bytes) is spent, nothing remains, or 50 ms are
- * over. Returns the bytes sent, and takes the pages off what remains.
+ * One ram_save_iterate: scan on until the budget (bytes) is spent, nothing remains, or its time
+ * is over. Returns the bytes sent, and takes the pages off what remains.
  */
 static double iterate(struct state *s, double budget, double link, double *remaining)
 {
     const struct ps_precopy *how = s->how;
-    double sent = 0, end = s->now + ITERATE_MS;
+    double sent = 0, end = s->now + how->iteration_ms;
 
     /* Once through all is over in two laps, wherever it begins. */
     for (int lap = 0; lap < 2; lap++) {
@@ -324,7 +321,7 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
     double link = fmax(cell->link, 1e-3), limit = cell->downtime_limit_ms;
     /* The rate limit is looked at when the send buffer is flushed. */
     double budget =
-        fmax(1, ceil(cell->bandwidth * WINDOW_MS / how->flush_bytes)) * how->flush_bytes +
+        fmax(1, ceil(cell->bandwidth * how->window_ms / how->flush_bytes)) * how->flush_bytes +
         how->on_way_bytes;
     double rate = 0, sent_window = 0;
     int64_t syncs = 1;
@@ -369,8 +366,8 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
             double n = quiet_windows(s, remaining, rate * limit, budget);
             if (n >= 2) {
                 send_pages(s, n * budget / how->page_bytes);
-                s->now =
-                    fmax(window + n * (WINDOW_MS + how->wake_up_ms), s->now + n * budget / link);
+                s->now = fmax(window + n * (how->window_ms + how->wake_up_ms),
+                              s->now + n * budget / link);
                 out->sent_bytes += n * budget;
                 window = s->now;
                 remaining = remaining_pages(s);
@@ -382,9 +379,9 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
             remaining = remaining_pages(s);
         sent_window += sent;
         out->sent_bytes += sent;
-        if (sent_window >= budget - 1 && s->now < window + WINDOW_MS)
-            s->now = window + WINDOW_MS + how->wake_up_ms;
-        if (s->now >= window + WINDOW_MS) {
+        if (sent_window >= budget - 1 && s->now < window + how->window_ms)
+            s->now = window + how->window_ms + how->wake_up_ms;
+        if (s->now >= window + how->window_ms) {
             rate = sent_window / floor(s->now - window);
             window = s->now;
             sent_window = 0;
@@ -408,8 +405,8 @@ static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
 static int invalid(const struct ps_precopy *how, size_t n_modes, size_t n_knots)
 {
     return n_modes > PS_PRECOPY_MODES || !(how->flush_bytes > 0) || !(how->page_bytes > 0) ||
-           !(how->zero_page_bytes > 0) || !(how->deadline_ms <= 1e9) ||
-           (n_knots > 0 && n_modes < 1);
+           !(how->zero_page_bytes > 0) || !(how->window_ms >= 1) || !(how->iteration_ms >= 1) ||
+           !(how->deadline_ms <= 1e9) || (n_knots > 0 && n_modes < 1);
 }
 
 /* Whether `longer` of each cell is none, or an earlier one that differs by a longer limit alone. */

@@ -483,6 +483,8 @@ struct ps_precopy_cell {
 
 struct ps_precopy { /* what all cells have in common */
     double deadline_ms;
+    double window_ms;    /* the rate is limited and measured over that time */
+    double iteration_ms; /* that one iteration sends pages at most */
     double page_size;
     double page_bytes;      /* bytes that a page costs on the wire */
     double zero_page_bytes; /* bytes that a zero page costs */
@@ -520,7 +522,8 @@ struct ps_precopy_round { /* just after a bitmap sync */
  * but has the outcome of its `longer` where that does not converge or would be the same.
  *
  * Returns 0, or -EINVAL: more than PS_PRECOPY_MODES modes, knots without a mode, a
- * size of a page that is not positive, a deadline over 1e9 ms, a `longer` that is none.
+ * size of a page that is not positive, a window or an iteration below 1 ms, a deadline over 1e9 ms,
+ * a `longer` that is none.
  *
  * Pre: finite numbers, shares from 0 to 1; zero_page_ms >= 0; rising knots_ms > 0; PS_MODE_TABLE
  * only with knots.

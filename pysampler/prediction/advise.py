@@ -19,10 +19,17 @@ from pysampler.errors import FormatError
 from pysampler.prediction.ensemble import Ensemble, build_ensemble
 from pysampler.prediction.monotone import BANDWIDTH_AXIS, DOWNTIME_AXIS, migrate_table
 from pysampler.prediction.postcopy_model import postcopy
-from pysampler.prediction.precopy_model import LIMITS, MOST_DOWNTIME_MS, MULTIFD_CHANNELS, Precopy
+from pysampler.prediction.precopy_model import LIMITS, MULTIFD_CHANNELS, Precopy
 from pysampler.prediction.prediction import MEMBERS, check_measurement, checked_draw
 from pysampler.prediction.unreadable import unreadable_samples
 from pysampler.prediction.unseen import share_with_missed
+from pysampler.qemu.migration import (
+    DIRTY_LIMIT_PERIOD_MS,
+    MOST_DOWNTIME_MS,
+    PAGE_HEADER_BYTES,
+    PAGE_SIZE,
+    default_of,
+)
 from pysampler.units import MIB, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
@@ -32,9 +39,11 @@ if TYPE_CHECKING:
 
 SAFE = 0.95
 _LIKELY = 0.5
-_PAGE_HEADER = 8
 _LEAST_DOWNTIME_MS = 10.0  # of which stopping the guest takes some
-_DIRTY_LIMIT_PERIOD_S = 1.0  # over which QEMU's dirty-limit measures a vCPU
+_DIRTY_LIMIT_PERIOD_S = DIRTY_LIMIT_PERIOD_MS / 1000
+_MOST_THROTTLE = default_of("max-cpu-throttle")
+_FIRST_THROTTLE = default_of("cpu-throttle-initial")
+_THROTTLE_STEP = default_of("cpu-throttle-increment")
 _SHARES = 9  # of the unreadable samples, that are tried
 _MANY = 100  # dirty samples, of which the normal distribution is near enough
 _MOST_CODECS = 16  # there are three; each costs a run of the model
@@ -169,7 +178,7 @@ def _as_it_is(model: _Model) -> Advice:
 def _volume(model: _Model, seconds: float) -> float:
     """Bytes that the pages dirtied in this time cost on the wire."""
     pages = float(model.ensemble.curve(np.asarray(seconds)))
-    return pages * (model.ensemble.page_size + _PAGE_HEADER)
+    return pages * (model.ensemble.page_size + PAGE_HEADER_BYTES)
 
 
 def _least(
@@ -264,7 +273,7 @@ def _least_downtime(model: _Model) -> Advice:
 def throttled(ensemble: Ensemble, percent: float) -> Ensemble:
     """Return the guests with their vCPUs held back: they write as much in 1 / (1 - p) of the time.
 
-    auto-converge stops the vCPUs in slices of 10 ms, too short for a rate window to notice.
+    auto-converge stops the vCPUs in slices that are too short for a rate window to notice.
     """
     speed = 1 - percent / 100
     modes, guests = ensemble.modes.copy(), ensemble.guests.copy()
@@ -278,10 +287,11 @@ def _throttle(model: _Model) -> Advice:
             model.p(ensemble=throttled(model.ensemble, percent))[0] for percent in percents
         ]
     )
-    percents = [float(percent) for percent in range(100)]
+    percents = [float(percent) for percent in range(_MOST_THROTTLE + 1)]
     value, safe = _both(lambda p: _least(p_of, percents, (32, 16, 8, 4, 2, 1), p))
     if value is None:
-        return Advice("throttle", None, None, "%", None, "not even 99 % make it converge", {})
+        text = f"not even {_MOST_THROTTLE} % make it converge"
+        return Advice("throttle", None, None, "%", None, text, {})
     text = f"auto-converge must reach {value:.0f} % to converge as likely as not"
     if safe is not None:
         text += f", {safe:.0f} % for {SAFE:.0%}"
@@ -289,8 +299,10 @@ def _throttle(model: _Model) -> Advice:
         text = "no throttling is needed"
         if safe:
             text = f"{safe:.0f} % make it {SAFE:.0%} likely instead of as likely as not"
-    # QEMU starts at 20 % and adds 10 at every second sync that finds too little progress.
-    steps = 0 if value == 0 else 1 + max(0, math.ceil((value - 20) / 10))
+    # QEMU adds a step at every second check that finds too little progress.
+    steps = 0
+    if value > 0:
+        steps = 1 + max(0, math.ceil((value - _FIRST_THROTTLE) / _THROTTLE_STEP))
     return Advice("throttle", value, safe, "%", p_of([value])[0], text, {"throttle-steps": steps})
 
 
@@ -364,7 +376,7 @@ def _post_copy(model: _Model, vcpus: int) -> Advice:
     found = postcopy(
         model.ensemble.curve,
         bandwidth=model.precopy.link or model.bandwidth,
-        page_bytes=model.ensemble.page_size + _PAGE_HEADER,
+        page_bytes=model.ensemble.page_size + PAGE_HEADER_BYTES,
         latency_s=model.precopy.latency_ms / 1000,
         precopy_s=_first_pass_s(model),
         vcpus=vcpus,
@@ -386,7 +398,7 @@ def _post_copy(model: _Model, vcpus: int) -> Advice:
 
 def _first_pass_s(model: _Model) -> float:
     curve = model.ensemble.curve
-    return curve.nonzero_pages * (model.ensemble.page_size + _PAGE_HEADER) / model.bandwidth
+    return curve.nonzero_pages * (model.ensemble.page_size + PAGE_HEADER_BYTES) / model.bandwidth
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,7 +462,7 @@ def quick(
             f"periods: none is {downtime_limit_ms:.0f} ms long, the nearest {period} ms; measure "
             f"with a calc-time of the downtime-limit"
         )
-    page_bytes = measurement.page_size + _PAGE_HEADER
+    page_bytes = measurement.page_size + PAGE_HEADER_BYTES
     sampled, total = measurement.n_sampled_pages, measurement.n_total_pages
     # The rule is about a line through the origin near the period, so ms more or less do not matter.
     most = bandwidth * period / 1000 / page_bytes / total * sampled
@@ -501,7 +513,7 @@ def quick_from_rate(
             f"{downtime_limit_ms:.0f} ms"
         )
     seconds = calc_time_ms / 1000
-    dirty = dirty_rate * MIB * seconds * (1 + _PAGE_HEADER / 4096)
+    dirty = dirty_rate * MIB * seconds * (1 + PAGE_HEADER_BYTES / PAGE_SIZE)
     return _verdict(dirty, bandwidth * seconds, calc_time_ms, None)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""How QEMU 10 migrates: the constants of its pre-copy loop, and running it for many guests.
+"""How QEMU 10 migrates: setting up its pre-copy loop, and running it for many guests.
 
-The loop itself is in csrc/precopy_model.c. Where a figure comes from stands beside it.
+The loop itself is in csrc/precopy_model.c, the constants of QEMU in qemu/migration.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from pysampler import core
 from pysampler.arguments import is_real
 from pysampler.errors import UsageError
+from pysampler.qemu import migration
 from pysampler.units import MAX_RATE
 
 if TYPE_CHECKING:
@@ -25,13 +26,7 @@ if TYPE_CHECKING:
 
 ZeroPages = Literal["none", "legacy", "multifd"]
 
-_PAGE_HEADER = 8
-_PAGES_OF_FLUSH = 32  # QEMUFile writes when its 64 vectors are full: a header and a page each
-MULTIFD_CHANNELS = 2  # QEMU's default
-_MULTIFD_PAGES = 128  # of one packet
-_MULTIFD_HEADER = (
-    320 + 8 * _MULTIFD_PAGES
-)  # the packet's own bytes: a fixed part and an offset per page
+MULTIFD_CHANNELS = migration.default_of("multifd-channels")
 
 # Seen on QEMU 10.0.2 migrations of 1 and 2 GiB guests.
 _SETUP_MS = 1.0
@@ -41,7 +36,6 @@ _DEVICE_BYTES = 60_000
 
 _AT_ONCE = 16
 
-MOST_DOWNTIME_MS = 2_000_000.0  # that QEMU takes
 UNLIMITED_MS = 1e12
 
 # What members of Precopy may be.
@@ -95,17 +89,22 @@ class Precopy:
 
     def parameters(self, page_size: int) -> dict[str, float]:
         """Return the members of struct ps_precopy."""
-        header = _MULTIFD_HEADER / _MULTIFD_PAGES if self.multifd else _PAGE_HEADER
+        header: float = migration.PAGE_HEADER_BYTES
+        if self.multifd:
+            header = migration.MULTIFD_PACKET_HEADER_BYTES / migration.MULTIFD_PACKET_PAGES
         page_bytes = page_size + header
+        pages_at_once = migration.MULTIFD_PACKET_PAGES if self.multifd else migration.FLUSH_PAGES
         return {
             "deadline_ms": self.deadline_ms,
+            "window_ms": migration.WINDOW_MS,
+            "iteration_ms": migration.ITERATION_MS,
             "page_size": page_size,
             "page_bytes": page_bytes,
             "zero_page_bytes": self._zero_page_bytes(page_bytes),
             "zero_page_ms": (self.zero_page_us or 0.0) / 1000,
-            "flush_bytes": (_MULTIFD_PAGES if self.multifd else _PAGES_OF_FLUSH) * page_bytes,
+            "flush_bytes": pages_at_once * page_bytes,
             # Seen on QEMU 10.0.2: 1.05 MB in each window, whatever the bandwidth.
-            "on_way_bytes": MULTIFD_CHANNELS * _MULTIFD_PAGES * page_bytes if self.multifd else 0,
+            "on_way_bytes": MULTIFD_CHANNELS * pages_at_once * page_bytes if self.multifd else 0,
             "device_bytes": _DEVICE_BYTES,
             # The channel is set up, and the destination's word is awaited at the end.
             "setup_ms": _SETUP_MS + self.latency_ms,
@@ -118,7 +117,9 @@ class Precopy:
         if self.zero_pages == "none":
             return page_bytes
         # Without its channels multifd finds none: QEMU then does it the legacy way.
-        return 8 if self.multifd and self.zero_pages != "legacy" else 9
+        if self.multifd and self.zero_pages != "legacy":
+            return migration.MULTIFD_ZERO_PAGE_BYTES
+        return migration.ZERO_PAGE_BYTES
 
     def with_link(self, link: float) -> Precopy:
         """Return the same with another link."""

@@ -3,7 +3,7 @@
 
 Source: Andrei Gudkov, "Migration time prediction using calc-dirty-rate", qemu-devel 2023. An
 idealised recursion: each iteration sends what the one before it let the guest dirty.
-Needs nothing but Python.
+Needs no NumPy.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from pysampler.errors import FormatError
+from pysampler.qemu.migration import PAGE_HEADER_BYTES
 
 if TYPE_CHECKING:
     from pysampler.vector.measurement import Measurement
 
-HEADER_BYTES = 8  # of a page on the wire; all that a zero page costs
 DEADLINE_MS = 3_600_000.0
 
 
@@ -97,7 +97,8 @@ def migrate(
     # migration that hangs needs no thousands of rounds.
     remembered, remember_at, iterations = -1.0, 1, 0
     while True:
-        sent = nonzero * (curve.page_size + HEADER_BYTES) + zero * HEADER_BYTES
+        # Of a zero page the published recursion counts the header alone.
+        sent = nonzero * (curve.page_size + PAGE_HEADER_BYTES) + zero * PAGE_HEADER_BYTES
         duration = sent / bandwidth * 1000
         total += duration
         total_bytes += sent

@@ -67,8 +67,9 @@ def _bounded(
 
 _UINT8, _UINT64, _SIZE = ParameterType.UINT8, ParameterType.UINT64, ParameterType.SIZE
 _PERCENT = "expects an integer in the range of 1 to 99"
-_MOST_DOWNTIME = "expects an integer in the range of 0 to (2000 * 1000) ms"
-_MOST_THROTTLE = "expects an integer in the range of cpu_throttle_initial to 99"
+MOST_DOWNTIME_MS = 2000 * 1000  # so QEMU's text writes it
+_DOWNTIME = "expects an integer in the range of 0 to (2000 * 1000) ms"
+_THROTTLE = "expects an integer in the range of cpu_throttle_initial to 99"
 
 # In the order in which QEMU checks them; the last ones have no bounds.
 _ALL_PARAMETERS = (
@@ -81,7 +82,7 @@ _ALL_PARAMETERS = (
     Parameter("cpu-throttle-tailslow", ParameterType.BOOL, False),
     Parameter("max-bandwidth", _SIZE, 128 << 20),  # bytes/s; 0: unlimited
     Parameter("avail-switchover-bandwidth", _SIZE, 0),  # bytes/s; 0: estimated
-    _bounded("downtime-limit", _UINT64, 300, 0, 2000 * 1000, _MOST_DOWNTIME),  # ms
+    _bounded("downtime-limit", _UINT64, 300, 0, MOST_DOWNTIME_MS, _DOWNTIME),  # ms
     _bounded("multifd-channels", _UINT8, 2, 1, 255, "expects a value between 1 and 255"),
     Parameter(
         "xbzrle-cache-size", _SIZE, 64 << 20, 4096, None,
@@ -89,7 +90,7 @@ _ALL_PARAMETERS = (
         power_of_two=True,
     ),
     Parameter("max-postcopy-bandwidth", _SIZE, 0),  # bytes/s; 0: unlimited
-    _bounded("max-cpu-throttle", _UINT8, 99, "cpu-throttle-initial", 99, _MOST_THROTTLE),
+    _bounded("max-cpu-throttle", _UINT8, 99, "cpu-throttle-initial", 99, _THROTTLE),
     _bounded("announce-initial", _SIZE, 50, 0, 100_000, "expects a value between 0 and 100000"),
     _bounded("announce-max", _SIZE, 550, 0, 100_000, "expects a value between 0 and 100000"),
     _bounded("announce-rounds", _SIZE, 5, 0, 1000, "expects a value between 0 and 1000"),

@@ -382,3 +382,15 @@ def test_arrays_of_another_shape_never_reach_c():
         core.precopy_grid(
             how, ensemble.guests, too_many, ensemble.knots_ms, ensemble.knots_share, cells
         )
+
+
+@pytest.mark.parametrize("member", ["window_ms", "iteration_ms", "page_bytes", "flush_bytes"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
+def test_a_loop_that_would_not_end_is_refused(member, value):
+    ensemble = guest(uniform(0.5, 1))
+    how = Precopy().parameters(4096) | {member: value}
+    with pytest.raises(OSError, match="ps_precopy_grid"):
+        core.precopy_grid(
+            how, ensemble.guests, ensemble.modes, ensemble.knots_ms, ensemble.knots_share,
+            Precopy().cells([(1e9, 300.0)]),
+        )  # fmt: skip
