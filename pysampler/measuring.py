@@ -12,9 +12,10 @@ from pysampler.arguments import as_whole_number
 from pysampler.errors import MissingFeatureError, UsageError
 from pysampler.memory.ramblock import RAMBlock
 from pysampler.memory.source.buffer import buffer_block
+from pysampler.sampling.compression import CompressedSampling
 from pysampler.sampling.observer import check_threads
 from pysampler.sampling.page_sampling import PageSampling
-from pysampler.sampling.plan import PROFILES
+from pysampler.sampling.plan import PROFILES, Profile
 from pysampler.sampling.sampler import Sampler, check_calc_time
 from pysampler.tracking.dirty_bitmap import DirtyBitmap
 from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
@@ -27,6 +28,7 @@ from pysampler.vector.measurement import Mode
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from pysampler.sampling.observer import Observer
     from pysampler.vector.measurement import Measurement
 
 
@@ -86,6 +88,46 @@ def exact_observer(
     return FullComparison(blocks, threads=threads, reason=reason)
 
 
+def make_observer(
+    blocks: Sequence[RAMBlock],
+    mode: Mode,
+    *,
+    profile: Profile = PROFILES["qemu"],
+    sample_pages: int | None = None,
+    seed: int | None = None,
+    codecs: tuple[str, ...] = (),
+    n_compares: int = 0,
+    pid: int | None = None,
+    vcpus: Mapping[int, int] | None = None,
+    threads: int = 1,
+) -> Observer:
+    """Return the observer of a mode.
+
+    Args:
+        blocks: what to watch.
+        mode: how dirty pages are found.
+        profile: of ``page-sampling``: how pages are drawn and hashed.
+        sample_pages: of ``page-sampling``: samples per GiB; None for the profile's own.
+        seed: of ``page-sampling``: repeats a draw; None for a new one.
+        codecs: with ``page-sampling``, those whose ratio and speed are measured as well.
+        n_compares: how many compare passes there will be, for them.
+        pid: of the exact modes: the process whose writes count; None for this one.
+        vcpus: of ``dirty-ring``: as of `exact_observer`.
+        threads: reading threads.
+
+    Raises:
+        UsageError: a number is out of range.
+        MissingFeatureError: the mode cannot be had here.
+        SourceError: the memory cannot be read, or not be tracked, or is tracked already.
+    """
+    if mode is not Mode.PAGE_SAMPLING:
+        return exact_observer(blocks, mode, pid=pid, vcpus=vcpus, threads=threads)
+    sampling = PageSampling(
+        blocks, profile=profile, sample_pages=sample_pages, seed=seed, threads=threads
+    )
+    return CompressedSampling(sampling, codecs, n_compares) if codecs else sampling
+
+
 def measure(
     source: Sequence[RAMBlock] | RAMBlock | Buffer,
     *,
@@ -113,8 +155,9 @@ def measure(
     check_calc_time(calc_time_ms)
     if not isinstance(profile, str) or profile not in PROFILES:
         raise UsageError(f"profile must be one of {', '.join(PROFILES)} (got {profile!r})")
-    observer = PageSampling(
+    observer = make_observer(
         as_blocks(source),
+        Mode.PAGE_SAMPLING,
         profile=PROFILES[profile],
         sample_pages=None
         if sample_pages is None
@@ -183,7 +226,7 @@ def track(
     check_calc_time(calc_time_ms)
     if mode not in (Mode.DIRTY_BITMAP.value, Mode.DIRTY_RING.value):
         raise UsageError(f"mode must be dirty-bitmap or dirty-ring (got {mode!r})")
-    observer = exact_observer(
+    observer = make_observer(
         as_blocks(source),
         Mode(mode),
         pid=None if pid is None else as_whole_number(pid, "pid"),

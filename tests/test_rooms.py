@@ -67,7 +67,7 @@ def imports_of(name):
 
 
 def room_of(module):
-    return module.split(".")[1]
+    return module.split(".")[1] if "." in module else ""
 
 
 def test_every_module_has_a_room():
@@ -99,6 +99,18 @@ def test_predictions_know_of_migration_no_more_than_the_facts_about_qemu():
     for name in MODULES:
         if name.startswith("pysampler.prediction"):
             assert {room_of(module) for module in imports_of(name) - {"pysampler"}} <= known, name
+
+
+def test_one_module_chooses_the_observer_of_a_mode():
+    observers = {
+        "pysampler.sampling.page_sampling",
+        "pysampler.tracking.dirty_bitmap",
+        "pysampler.tracking.soft_dirty",
+        "pysampler.tracking.full_comparison",
+    }
+    own = ("sampling", "tracking")
+    users = {name for name in MODULES if imports_of(name) & observers and room_of(name) not in own}
+    assert users == {"pysampler.measuring"}
 
 
 def test_no_imports_go_round():

@@ -14,11 +14,10 @@ from pysampler.cli.signals import EndingSignals
 from pysampler.cli.source_arguments import add_source_arguments, blocks_of
 from pysampler.cli.streams import say
 from pysampler.errors import PysamplerError, UsageError
-from pysampler.measuring import exact_observer
+from pysampler.measuring import make_observer
 from pysampler.qemu.dirty_rate import SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
-from pysampler.sampling.compression import CODECS, CompressedSampling, parse_codecs
+from pysampler.sampling.compression import CODECS, parse_codecs
 from pysampler.sampling.observer import THREADS_MAX
-from pysampler.sampling.page_sampling import PageSampling
 from pysampler.sampling.plan import PROFILES
 from pysampler.sampling.sampler import Sampler, check_calc_time
 from pysampler.units import parse_duration_ms
@@ -133,19 +132,17 @@ def _calc_time(text: str) -> tuple[int, CalcTimeUnit]:
 
 
 def _observer(args: argparse.Namespace, mode: Mode, calc_time_ms: int) -> Observer:
-    blocks = blocks_of(args)
-    if mode is not Mode.PAGE_SAMPLING:
-        return exact_observer(blocks, mode, pid=args.pid, threads=args.threads)
-    sampling = PageSampling(
-        blocks,
+    return make_observer(
+        blocks_of(args),
+        mode,
         profile=PROFILES[args.profile or "qemu"],
         sample_pages=args.sample_pages,
         seed=args.seed,
+        codecs=args.measure_compression or (),
+        n_compares=len(periods_ms(calc_time_ms)),
+        pid=args.pid,
         threads=args.threads,
     )
-    if args.measure_compression is None:
-        return sampling
-    return CompressedSampling(sampling, args.measure_compression, len(periods_ms(calc_time_ms)))
 
 
 def _check_exact_mode(args: argparse.Namespace) -> None:

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 
 from pysampler.core import UffdKind
 from pysampler.errors import MissingFeatureError
-from pysampler.measuring import exact_observer
+from pysampler.measuring import make_observer
 from pysampler.memory.source.file import file_memory_block
-from pysampler.sampling.page_sampling import PageSampling
-from pysampler.sampling.plan import PROFILES
 from pysampler.sampling.sampler import Sampler
 from pysampler.tracking.userfaultfd import open_userfaultfd
 from pysampler.vector.measurement import Mode
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from pysampler.clock import Clock
     from pysampler.guest.guest import Guest
     from pysampler.memory.ramblock import RAMBlock
-    from pysampler.sampling.observer import Observer
     from pysampler.units import CalcTimeUnit
     from pysampler.vector.measurement import Measurement
 
@@ -59,14 +56,12 @@ class GuestMeasure:
         Raises:
             PysamplerError: the measurement failed.
         """
-        blocks = self.blocks()
-        if mode is Mode.PAGE_SAMPLING:
-            observer: Observer = PageSampling(
-                blocks, profile=PROFILES["qemu"], sample_pages=sample_pages
-            )
-        else:
-            vcpus = {vcpu.index: vcpu.thread_id for vcpu in self._guest.vcpus()}
-            observer = exact_observer(blocks, mode, vcpus=vcpus)
+        observer = make_observer(
+            self.blocks(),
+            mode,
+            sample_pages=sample_pages,
+            vcpus={vcpu.index: vcpu.thread_id for vcpu in self._guest.vcpus()},
+        )
         with Sampler(observer, calc_time_ms, calc_time_unit, clock) as sampler:
             yield from sampler
 

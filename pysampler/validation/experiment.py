@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pysampler.errors import PysamplerError, SourceError
 from pysampler.host import machine
-from pysampler.measuring import exact_observer
-from pysampler.sampling.page_sampling import PageSampling
+from pysampler.measuring import make_observer
 from pysampler.sampling.plan import PROFILES
 from pysampler.units import format_size
 from pysampler.validation.guest_process import GuestProcess, memory_needed
@@ -159,9 +158,10 @@ def run(experiment: Experiment, skip: Callable[[str], None]) -> Generator[Row, N
 
 def _observer(guest: GuestProcess, method: str, experiment: Experiment, seed: int) -> Observer:
     if method == DIRTY_BITMAP:
-        return exact_observer([guest.block], Mode.DIRTY_BITMAP, pid=guest.pid)
-    return PageSampling(
+        return make_observer([guest.block], Mode.DIRTY_BITMAP, pid=guest.pid)
+    return make_observer(
         [guest.block],
+        Mode.PAGE_SAMPLING,
         profile=PROFILES[method],
         sample_pages=experiment.sample_pages,
         seed=seed,
