@@ -21,22 +21,20 @@ takes away from a machine without a free core shows as "raw".
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import socket
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pysampler import Mode, sample
-from pysampler.host.child import module_command
+from pysampler.guest.process import GuestProcess
 from pysampler.measuring import exact_observer
 from pysampler.memory.source import find_blocks
 from pysampler.sampling.sampler import Sampler
@@ -72,16 +70,8 @@ class Stretch(NamedTuple):
         return self.waited < 0.01 * self.seconds
 
 
-class Guest:
-    """A `pysampler guest` process and its counters."""
-
-    def __init__(self, *arguments: str) -> None:
-        command = module_command("pysampler", "guest", *arguments)
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.ready: dict[str, Any] = json.loads(self.process.stdout.readline())
-        fd = os.open(f"/proc/{self.process.pid}/fd/{self.ready['counters']['fd']}", os.O_RDONLY)
-        self._slots = np.memmap(os.fdopen(fd, "rb"), dtype=np.uint64, mode="r").reshape(-1, 8)
+class TimedGuest(GuestProcess):
+    """A `pysampler guest` whose writes are counted over a stretch of time."""
 
     def during(self, work: Callable[[], object]) -> Stretch:
         """Return what the vCPUs, taken together, did while ``work`` was done."""
@@ -94,29 +84,25 @@ class Guest:
         """Return time and writes of one moment; not if something came in between."""
         while True:
             before = time.monotonic()
-            writes = int(self._slots[:, 0].sum())
+            writes = self.writes()
             if (after := time.monotonic()) - before < 1e-4:
                 return after, writes
 
     def _waited(self) -> float:
         waited = 0
         for vcpu in self.ready["vcpus"]:
-            path = f"/proc/{self.process.pid}/task/{vcpu['thread-id']}/schedstat"
+            path = f"/proc/{self.pid}/task/{vcpu['thread-id']}/schedstat"
             with open(path, encoding="ascii") as schedstat:
                 waited += int(schedstat.read().split()[1])
         return waited / 1e9
 
 
 @contextmanager
-def guest(*arguments: str, memory: str = "1G") -> Iterator[Guest]:
+def guest(*arguments: str, memory: str = "1G") -> Iterator[TimedGuest]:
     """Run a guest."""
-    made = Guest(f"--memory={memory}", *arguments)
-    try:
+    with TimedGuest(f"--memory={memory}", *arguments) as made:
         time.sleep(1)
         yield made
-    finally:
-        made.process.terminate()
-        made.process.wait()
 
 
 def second() -> None:
@@ -163,7 +149,7 @@ def judge_pace(what: str, stretches: list[Stretch], asked: float, limit: float) 
 def cost(rounds: int) -> None:
     """Measure what measuring costs the guest."""
     with guest("--workload=uniform:wps=max") as subject:
-        pid = subject.process.pid
+        pid = subject.pid
         blocks = find_blocks(pid)
 
         def by_sampling() -> None:

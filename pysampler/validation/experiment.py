@@ -14,8 +14,8 @@ from pysampler.host import machine
 from pysampler.measuring import make_observer
 from pysampler.sampling.plan import PROFILES
 from pysampler.units import format_size
-from pysampler.validation.guest_process import GuestProcess, memory_needed
 from pysampler.validation.row import DIRTY_BITMAP, Row
+from pysampler.validation.watched_guest import WatchedGuest, memory_needed
 from pysampler.vector.measurement import Mode
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def run(experiment: Experiment, skip: Callable[[str], None]) -> Generator[Row, N
     wps = experiment.wps or "max"
     for size in experiment.sizes:
         workload = f"{experiment.workload}:wps={wps}"
-        with GuestProcess(size, workload, experiment.seed) as guest:
+        with WatchedGuest(size, workload, experiment.seed) as guest:
             guest.speed(_IDLE_SECONDS)  # the first writes fault its pages in
             cells = [
                 (repeat, calc_time_ms, method)
@@ -156,7 +156,7 @@ def run(experiment: Experiment, skip: Callable[[str], None]) -> Generator[Row, N
                 )
 
 
-def _observer(guest: GuestProcess, method: str, experiment: Experiment, seed: int) -> Observer:
+def _observer(guest: WatchedGuest, method: str, experiment: Experiment, seed: int) -> Observer:
     if method == DIRTY_BITMAP:
         return make_observer([guest.block], Mode.DIRTY_BITMAP, pid=guest.pid)
     return make_observer(

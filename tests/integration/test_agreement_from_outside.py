@@ -2,14 +2,13 @@
 
 import json
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from pysampler import Mode, find_blocks
+from pysampler.guest.process import GuestProcess
 from pysampler.measuring import exact_observer
 from pysampler.tracking.dirty_bitmap import DirtyBitmap
 from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
@@ -23,27 +22,24 @@ TRACKERS = {Mode.DIRTY_BITMAP: DirtyBitmap, Mode.DIRTY_RING: DirtyRing}
 def guest(tmp_path):
     """A guest of two vCPUs with truth; its `ask` speaks QMP."""
     address = str(tmp_path / "qmp")
-    command = [sys.executable, "-m", "pysampler", "guest", "--vcpus=2", "--truth", "--zero=30%"]
-    command += [f"--memory={N_PAGES * 4096}", "--workload=uniform:wps=2k", f"--qmp=unix:{address}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        process.stdout.readline()
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(address)
-            stream = connection.makefile("rw")
-            stream.readline()
+    words = ["--vcpus=2", "--truth", "--zero=30%", f"--memory={N_PAGES * 4096}"]
+    words += ["--workload=uniform:wps=2k", f"--qmp=unix:{address}"]
+    with GuestProcess(*words) as process, socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        stream = connection.makefile("rw")
+        stream.readline()
 
-            def ask(execute, **arguments):
-                stream.write(json.dumps({"execute": execute, "arguments": arguments}))
-                stream.flush()
-                while "return" not in (reply := json.loads(stream.readline())):
-                    assert "event" in reply, reply
-                return reply["return"]
+        def ask(execute, **arguments):
+            stream.write(json.dumps({"execute": execute, "arguments": arguments}))
+            stream.flush()
+            while "return" not in (reply := json.loads(stream.readline())):
+                assert "event" in reply, reply
+            return reply["return"]
 
-            ask("qmp_capabilities")
-            process.ask = ask
-            yield process
-            stream.close()
-        process.kill()
+        ask("qmp_capabilities")
+        process.ask = ask
+        yield process
+        stream.close()
 
 
 @pytest.mark.parametrize("mode", TRACKERS)

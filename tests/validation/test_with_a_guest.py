@@ -6,7 +6,7 @@ import pytest
 
 from pysampler.cli import main
 from pysampler.errors import SourceError
-from pysampler.validation.guest_process import GuestProcess
+from pysampler.validation.watched_guest import WatchedGuest
 
 
 @pytest.mark.parametrize("workload", ["uniform", "hotcold", "zipf", "sweep"])
@@ -25,4 +25,4 @@ def test_the_guest_knows_as_many_pages_as_theory_expects(workload, capsys, tmp_p
 
 def test_a_guest_that_cannot_start_says_why():
     with pytest.raises(SourceError, match="no-such-workload"):
-        GuestProcess(64 << 20, "no-such-workload", 1)
+        WatchedGuest(64 << 20, "no-such-workload", 1)
