@@ -233,9 +233,10 @@ class CompressedSampling:
         self.n_total_pages = sampling.n_total_pages
         self.n_sampled_pages = sampling.n_sampled_pages
         self.sample_pages = sampling.sample_pages
-        self.warm_up = sampling.warm_up
-        self.vcpu_pages = sampling.vcpu_pages
-        self.close = sampling.close
+
+    def warm_up(self) -> None:
+        """Touch every sample once, so that the baseline takes no longer than a comparison."""
+        self._sampling.warm_up()
 
     def baseline(self) -> PassCount:
         """Sample, and keep some pages."""
@@ -249,6 +250,14 @@ class CompressedSampling:
         self._probe.period(self._sampling.copy(MAX_PAGES))
         self._left -= 1
         return count
+
+    def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
+        """Return nothing: who wrote a page does not show in a sample."""
+        return self._sampling.vcpu_pages()
+
+    def close(self) -> None:
+        """Close the sampling."""
+        self._sampling.close()
 
     def details(self) -> dict[str, Any]:
         """Return the sampling's details, and ``compression`` when the measurement is complete."""

@@ -18,7 +18,11 @@ from pysampler.vector.measurement import Mode
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pysampler.memory.ramblock import RAMBlock
+    from pysampler.sampling.passes import PassCount
 
 
 class PageSampling:
@@ -69,11 +73,26 @@ class PageSampling:
             raise SourceError(_too_few_samples(self._blocks, self.sample_pages))
         self._hasher = Hasher(profile.hash)
         self._passes = Passes(self._blocks, self.plan, self._hasher, threads)
-        self.warm_up = self._passes.warm_up
-        self.baseline = self._passes.baseline
-        self.compare = self._passes.compare
-        self.copy = self._passes.copy
-        self.close = self._passes.close
+
+    def warm_up(self) -> None:
+        """Touch every sample once, so that the baseline takes no longer than a comparison."""
+        self._passes.warm_up()
+
+    def baseline(self) -> PassCount:
+        """Hash every sample; count zero pages."""
+        return self._passes.baseline()
+
+    def compare(self) -> PassCount:
+        """Hash every sample again; count those that differ from the baseline."""
+        return self._passes.compare()
+
+    def copy(self, n_pages: int) -> NDArray[np.uint8]:
+        """Return the present content of at most so many samples, as `Passes.copy` does."""
+        return self._passes.copy(n_pages)
+
+    def close(self) -> None:
+        """Close the readers; a second call does nothing."""
+        self._passes.close()
 
     def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
         """Return nothing: a page does not show its writer."""

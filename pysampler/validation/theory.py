@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float64]
 
-# The writer's speed at which all published theoretical cells come out exactly.
-PUBLISHED_WPS = 3_013_680
-PUBLISHED_PAGE_SIZE = 4096
-
 
 class Distinct(NamedTuple):
     """Distinct pages written.
@@ -264,23 +260,3 @@ def strata_variance(pages: Pages, writes: float, n_sampled: int) -> float:
 def dirty_rate(distinct_pages: float, seconds: float, page_size: int = 4096) -> float:
     """Return the dirty rate in MiB/s of pages that were dirtied in ``seconds``."""
     return distinct_pages * page_size / MIB / seconds
-
-
-def published_rate(size: int, seconds: float, wps: float = PUBLISHED_WPS) -> float:
-    """Return size (1 - (1 - 4096/size)^(t wps)) / t in MiB/s: the published theory.
-
-    Args:
-        size: bytes that are written.
-        seconds: calc-time.
-        wps: writes a second.
-    """
-    pages = uniform(size // PUBLISHED_PAGE_SIZE).after_writes(seconds * wps).mean
-    return dirty_rate(pages, seconds, PUBLISHED_PAGE_SIZE)
-
-
-def missed_change_odds(n_dirty: int, hash_bits: int = 32) -> float:
-    """Return the odds that at least one of ``n_dirty`` changed samples keeps its hash.
-
-    A hash of b bits that behaves like a random function misses one change in 2^b.
-    """
-    return -math.expm1(n_dirty * math.log1p(-(2.0**-hash_bits)))

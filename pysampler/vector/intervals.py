@@ -5,8 +5,6 @@
 interval           how the pages were drawn                       coverage
 =================  =============================================  =================================
 `wilson`           with replacement (profile qemu)                near the level on average
-`clopper_pearson`  with replacement                               never under the level
-`hypergeometric`   simple random, without replacement             never under the level
 `stratified`       one page of each stratum (profile fast)        near the level on average
 =================  =============================================  =================================
 """
@@ -14,13 +12,9 @@ interval           how the pages were drawn                       coverage
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 FloatArray = NDArray[np.float64]
 
@@ -103,78 +97,3 @@ def _score(
     low, high = (centre - half) / (trials + z2), (centre + half) / (trials + z2)
     # Rounding must not leave 1e-19 where the answer is exactly 0 or 1.
     return np.where(fraction == 0, 0.0, low), np.where(fraction == 1, 1.0, high)
-
-
-def clopper_pearson(
-    successes: ArrayLike, trials: int, confidence: float = 0.95
-) -> tuple[FloatArray, FloatArray]:
-    """Return the ends of the Clopper-Pearson interval: guaranteed coverage, wider than Wilson's.
-
-    Source: C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits
-    illustrated in the case of the binomial", Biometrika 26 (1934).
-
-    Args:
-        successes: number of successes, any shape.
-        trials: number of trials; with 0 the interval is [0, 1].
-        confidence: least two-sided coverage.
-
-    Returns:
-        Two arrays of the shape of ``successes``, both fractions.
-    """
-    beta = _scipy_stats().beta
-    k = np.asarray(successes, dtype=np.float64)
-    tail = (1 - confidence) / 2
-    # The clipped shapes are only there to keep scipy from seeing a zero.
-    low = np.where(k == 0, 0.0, beta.ppf(tail, np.maximum(k, 1), trials - k + 1))
-    high = np.where(k == trials, 1.0, beta.isf(tail, k + 1, np.maximum(trials - k, 1)))
-    return low, high
-
-
-def hypergeometric(
-    successes: int, trials: int, population: int, confidence: float = 0.95
-) -> tuple[int, int]:
-    """Return the least and largest number of dirty pages that agree with what was drawn.
-
-    For a simple random sample without replacement. Inverts both one-sided tests: a number of dirty
-    pages agrees when neither tail has a chance of at most (1 - confidence) / 2. Source:
-    J. P. Buonaccorsi, "A note on confidence intervals for proportions in finite populations",
-    The American Statistician 41 (1987).
-
-    Args:
-        successes: dirty pages in the sample.
-        trials: pages in the sample, at most ``population``.
-        population: pages in all.
-        confidence: least two-sided coverage.
-
-    Returns:
-        Two page counts, both inclusive.
-    """
-    law = _scipy_stats().hypergeom
-    tail = (1 - confidence) / 2
-    least, most = successes, population - (trials - successes)
-
-    def too_few(dirty: int) -> bool:
-        return bool(law.sf(successes - 1, population, dirty, trials) <= tail)
-
-    def few_enough(dirty: int) -> bool:
-        return bool(law.cdf(successes, population, dirty, trials) > tail)
-
-    # Both chances are monotone in the number of dirty pages.
-    return _first_false(too_few, least, most), _first_false(few_enough, least, most + 1) - 1
-
-
-def _first_false(test: Callable[[int], bool], low: int, high: int) -> int:
-    """Return the least x in [low, high] where a falling test fails; high where none does."""
-    while low < high:
-        middle = (low + high) // 2
-        if test(middle):
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-def _scipy_stats() -> Any:
-    from scipy import stats  # noqa: PLC0415 - slow to import
-
-    return stats

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from exact_intervals import clopper_pearson, hypergeometric
 from scipy import stats
 
 from pysampler import Measurement
-from pysampler.vector.intervals import clopper_pearson, hypergeometric, stratified, wilson
+from pysampler.vector.intervals import stratified, wilson
 
 pytestmark = pytest.mark.statistics
 
