@@ -197,13 +197,16 @@ class Session:
     def _move_on(self, done: asyncio.Future[bytes]) -> None:
         self._blocking = None
         self._moved_on.set()
-        if done.cancelled() or self._writer.transport.is_closing():
+        if done.cancelled():
+            return
+        is_gone = self._writer.transport.is_closing()
+        if is_gone or self._closing:
+            self._waiting.clear()
+            self._waiting_bytes = 0
+        if is_gone:
             return
         self._send_events()
         self._send(done.result())
-        if self._closing:
-            self._waiting.clear()
-            self._waiting_bytes = 0
         self._answer_waiting()
         self._write()
 

@@ -1,15 +1,20 @@
 """Whatever a client does, the others are served and the guest goes on."""
 
 import contextlib
+import json
 import os
+import random
 import socket
 import threading
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from qemu_arguments import ARGUMENTS, ROWS
 from qmp_fakes import TIMEOUT_S, Client
 
+from pysampler.qmp.commands.definition import Command
+from pysampler.qmp.commands.table import COMMANDS
 from pysampler.qmp.server import MAX_CLIENTS
 
 STATUS = b'{"execute": "query-status"}'
@@ -200,3 +205,34 @@ def test_while_a_command_blocks_the_others_are_served(server, client, guest, mon
     finally:
         release.set()
     assert "STOP" in client.line()
+
+
+PIECES = [
+    b"{", b"}", b"[", b"]", b":", b",", b'"', b"'", b"\\", b"null", b"-1", b"1e999", b"\xff", b"\x00",
+    b"\xc3", b'"id":', b'"exec-oob":', b"18446744073709551616", b"[[[[" * 40, b'"a":' * 30, b"9" * 400,
+]  # fmt: skip
+
+
+def mutated(rng, line):
+    for _ in range(rng.randint(0, 4)):
+        start, end = sorted(rng.choices(range(len(line) + 1), k=2))
+        middle = rng.choice([b"", line[start:end] * 2, rng.choice(PIECES), rng.randbytes(2)])
+        line = line[:start] + middle + line[end:]
+    return line
+
+
+def test_no_mutated_request_stops_the_server(server, monkeypatch):
+    def nothing(_, __):
+        return {}
+
+    for name, arguments in ARGUMENTS.items():  # those of migration are only declared
+        if name not in COMMANDS:
+            monkeypatch.setitem(COMMANDS, name, Command(nothing, arguments, may_block=True))
+    rng = random.Random(12)
+    requests = [json.dumps({key: row[key] for key in ("execute", "arguments")}) for row in ROWS]
+    for _ in range(40):
+        with Client(server.address) as client:
+            client.negotiate('{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}')
+            lines = [mutated(rng, rng.choice(requests).encode()) for _ in range(100)]
+            client.send(b"\n".join(lines) + b'\n\xff\n{"execute": "query-status", "id": "end"}')
+            assert not [said for said in descs(client, '"id": "end"}') if "internal error" in said]

@@ -209,8 +209,31 @@ def test_a_server_that_closes_answers_what_blocks_and_no_more(server, client, bl
     )
 
 
-def test_a_server_does_not_wait_for_a_command_that_never_ends(server, client, block):
-    client.send(request("x-block", 0))
+def test_a_client_that_is_dropped_while_its_requests_wait_is_forgotten(
+    server, client, block, monkeypatch
+):
+    def emit(monitor, _):
+        monitor.emit("X_LARGE", {"text": "x" * 100_000})
+        return {}
+
+    monkeypatch.setitem(COMMANDS, "x-emit", Command(emit))
+    [session] = server._sessions
+    forgotten = threading.Event()
+    session.task.add_done_callback(lambda _: forgotten.set())
+    client.send(request("x-block", 0) + request("query-status", 1) * 1000)
+    assert block.entered.acquire(timeout=TIMEOUT_S)
+    with Client(server.address) as other:
+        other.negotiate()
+        while not session._writer.transport.is_closing():
+            other.send(request("x-emit", 2))
+            assert [replied(other) for _ in range(2)] == ["X_LARGE", 2]
+        block.release.release()
+        assert forgotten.wait(TIMEOUT_S)
+
+
+@pytest.mark.parametrize("n_waiting", [0, 1, MAX_WAITING, 1000])
+def test_a_server_does_not_wait_for_a_command_that_never_ends(server, client, block, n_waiting):
+    client.send(request("x-block", 0) + request("query-status", 1) * n_waiting)
     assert block.entered.acquire(timeout=TIMEOUT_S)
     server.close()
     assert client.line() == ""
