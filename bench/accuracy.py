@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import minimize
 
-from pysampler.prediction.curve import Counts, DirtyCurve, Mode, dirty_share
+from pysampler.prediction.curve import Component, Counts, DirtyCurve, dirty_share
 from pysampler.prediction.ensemble import assemble
 from pysampler.prediction.evaluate import Case, Score, evaluate
 from pysampler.prediction.host import set_up
@@ -63,10 +63,11 @@ def most_likely(guest: DirtyCurve, vector: Measurement) -> DirtyCurve:
     new = np.maximum(np.diff(np.maximum.accumulate(counts.dirty), prepend=0.0), 0.0)
     clean = max(0.0, counts.limit - float(new.sum()))
 
-    def modes_of(logarithms: np.ndarray) -> list[Mode]:
+    def modes_of(logarithms: np.ndarray) -> list[Component]:
         pairs = np.exp(logarithms).reshape(-1, 2)
         return [
-            Mode(m, rate, mode.kind) for (m, rate), mode in zip(pairs, guest.modes, strict=True)
+            Component(m, rate, mode.kind)
+            for (m, rate), mode in zip(pairs, guest.components, strict=True)
         ]
 
     def cost(logarithms: np.ndarray) -> float:
@@ -78,7 +79,7 @@ def most_likely(guest: DirtyCurve, vector: Measurement) -> DirtyCurve:
         excess = max(0.0, sum(mode.pages for mode in modes) / counts.limit - 1)
         return float(-likelihood + 1e3 * counts.limit * excess**2)
 
-    start = np.log([x for mode in guest.modes for x in (mode.pages / counts.scale, mode.rate)])
+    start = np.log([x for mode in guest.components for x in (mode.pages / counts.scale, mode.rate)])
     # From some sides: the line of a sequential writer has a corner.
     found = [
         minimize(cost, start + by, method="Nelder-Mead", options={"maxiter": 2000})
@@ -86,7 +87,7 @@ def most_likely(guest: DirtyCurve, vector: Measurement) -> DirtyCurve:
     ]
     modes = modes_of(min(found, key=lambda one: one.fun).x)
     scaled = tuple(replace(mode, pages=mode.pages * counts.scale) for mode in modes)
-    return replace(nonzero_sampled(guest, vector), modes=scaled)
+    return replace(nonzero_sampled(guest, vector), components=scaled)
 
 
 def score(migrations: list[Migration], name: str, guest_of: GuestOf) -> Score:

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pysampler import Measurement
-from pysampler.core import ModeKind
-from pysampler.prediction.curve import DirtyCurve, Mode
+from pysampler.core import ComponentKind
+from pysampler.prediction.curve import Component, DirtyCurve
 from pysampler.prediction.ensemble import assemble, build_ensemble
 from pysampler.prediction.precopy_model import Precopy, migrate
 from pysampler.units import GIB
@@ -66,10 +66,12 @@ def random_guest(rng: np.random.Generator) -> tuple[DirtyCurve, Measurement]:
     sampled = max(8, int(total * PAGE / GIB * log_uniform(rng, 128, 16384)))
     zero = rng.uniform(0, 0.8) * total
     expected = 0.0 if rng.random() < 0.1 else rng.uniform(0, min(20.0, sampled / 10))
-    modes = [Mode(expected / sampled * total, log_uniform(rng, 0.05, 200), ModeKind.RANDOM)]
+    modes = [
+        Component(expected / sampled * total, log_uniform(rng, 0.05, 200), ComponentKind.RANDOM)
+    ]
     if rng.random() < 0.5:
         more = rng.uniform(0, min(20.0, sampled / 10)) / sampled * total
-        modes.append(Mode(more, log_uniform(rng, 0.01, modes[0].rate), ModeKind.RANDOM))
+        modes.append(Component(more, log_uniform(rng, 0.01, modes[0].rate), ComponentKind.RANDOM))
     curve = DirtyCurve(tuple(modes), None, (), (), total - zero, zero, 0.0, 1)
     periods = periods_ms(round(log_uniform(rng, 1000, 60_000)))
     shares = np.diff(curve(np.array(periods) / 1000), prepend=0.0) / total

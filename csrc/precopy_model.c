@@ -3,10 +3,11 @@
  * Pre-copy as QEMU 10 runs it: rate windows, a bitmap sync only when what remains is
  * below the threshold, a cyclic scan that keeps its position, a last pass that is not rate-limited.
  *
- * RAM is a row of cells in the order of the scan: the pages that nobody writes, then the modes of
- * the dirty curve, then the zero pages. A cell holds pages of one mode and the expected share
- * of them whose bit is set, so one run costs some thousands of additions whatever the guest's size.
- * A sync ORs the log of the time since the last one into the bitmap; the log was cleared then.
+ * RAM is a row of cells in the order of the scan: the pages that nobody writes, then the
+ * components of the dirty curve, then the zero pages. A cell holds pages of one component and the
+ * expected share of them whose bit is set, so one run costs some thousands of additions whatever
+ * the guest's size. A sync ORs the log of the time since the last one into the bitmap; the log was
+ * cleared then.
  */
 #include <errno.h>
 #include <math.h>
@@ -16,8 +17,8 @@
 #include "pysampler.h"
 
 enum {
-    CELLS_OF_MODE = 32,
-    MAX_CELLS = PS_PRECOPY_MODES * CELLS_OF_MODE + 1,
+    CELLS_OF_COMPONENT = 32,
+    MAX_CELLS = PS_PRECOPY_COMPONENTS * CELLS_OF_COMPONENT + 1,
 };
 
 static const double NO_PAGES = 0.5; /* expected pages that count as none */
@@ -29,18 +30,37 @@ struct cells {
 };
 
 struct state {
-    const struct ps_precopy *how;
+    const struct ps_precopy_parameters *parameters;
     const struct ps_precopy_guest *guest;
-    const struct ps_precopy_mode *modes;
-    size_t n_modes;
+    const struct ps_precopy_component *components;
+    size_t n_components;
     size_t n_knots;
     const double *knots_ms;
     const double *knots_share;
+    /* Of the cell that is run. */
+    double link; /* bytes per ms */
+    double limit_ms;
+    double budget; /* bytes of a window */
+    /* Memory, and the scan over it. */
     struct cells cells;
-    double zero;   /* zero pages not scanned yet */
-    double now;    /* ms */
-    double synced; /* when the log was cleared last */
     size_t position;
+    double zero;      /* zero pages not scanned yet */
+    double remaining; /* pages */
+    double now;       /* ms */
+    double synced;    /* when the log was cleared last */
+    int64_t syncs;
+    int32_t passes;
+    /* The rate window. */
+    double window; /* when it began */
+    double sent_window;
+    double rate; /* bytes per ms of the last one; 0 before its end */
+    /* The least that remained after a sync, in bytes: of the last two stretches, and of this one.
+     */
+    double least[3];
+    double next_stretch; /* when this one ends; 0 before the first sync */
+    struct ps_precopy_outcome *outcome;
+    struct ps_precopy_round *rounds; /* NULL: not kept */
+    size_t n_rounds;
 };
 
 /* Active time of a bursty writer up to time t: the first `on` ms of each `period` it writes. */
@@ -54,17 +74,17 @@ static double active_until(const struct ps_precopy_guest *guest, double t)
     return laps * guest->burst_on_ms + fmin(t - laps * period, guest->burst_on_ms);
 }
 
-/* Distinct pages of all modes that `active` ms of writing dirty. */
+/* Distinct pages of all components that `active` ms of writing dirty. */
 static double dirtied(const struct state *s, double active)
 {
     double pages = 0;
 
-    for (size_t j = 0; j < s->n_modes; j++) {
-        const struct ps_precopy_mode *mode = &s->modes[j];
-        if (mode->kind == PS_MODE_SEQUENTIAL)
-            pages += mode->pages * fmin(1, mode->rate * active);
+    for (size_t j = 0; j < s->n_components; j++) {
+        const struct ps_precopy_component *component = &s->components[j];
+        if (component->kind == PS_COMPONENT_SEQUENTIAL)
+            pages += component->pages * fmin(1, component->rate * active);
         else
-            pages += -mode->pages * expm1(-mode->rate * active);
+            pages += -component->pages * expm1(-component->rate * active);
     }
     return pages;
 }
@@ -72,7 +92,7 @@ static double dirtied(const struct state *s, double active)
 /* Time in which the writers got as far as they would in `active` ms without dirty logging. */
 static double slowed_by_logging(const struct state *s, double active)
 {
-    double cost = s->how->logging_ms_per_page;
+    double cost = s->parameters->logging_ms_per_page;
 
     if (cost <= 0)
         return active;
@@ -88,7 +108,7 @@ static double slowed_by_logging(const struct state *s, double active)
     return low;
 }
 
-/* Share of the pages of a mode of kind PS_MODE_TABLE that are dirty after `ms`. */
+/* Share of the pages of a component of kind PS_COMPONENT_TABLE that are dirty after `ms`. */
 static double share_after(const struct state *s, double ms)
 {
     size_t last = s->n_knots - 1;
@@ -111,18 +131,18 @@ static double share_after(const struct state *s, double ms)
 static void set_sequence(double *set, double from, double by)
 {
     if (by >= 1) {
-        for (size_t k = 0; k < CELLS_OF_MODE; k++)
+        for (size_t k = 0; k < CELLS_OF_COMPONENT; k++)
             set[k] = 1;
         return;
     }
-    double at = from * CELLS_OF_MODE, left = by * CELLS_OF_MODE;
-    size_t k = (size_t)at % CELLS_OF_MODE;
+    double at = from * CELLS_OF_COMPONENT, left = by * CELLS_OF_COMPONENT;
+    size_t k = (size_t)at % CELLS_OF_COMPONENT;
     double room = 1 - (at - floor(at));
     while (left > 0) {
         set[k] = fmin(1, set[k] + fmin(left, room));
         left -= room;
         room = 1;
-        k = (k + 1) % CELLS_OF_MODE;
+        k = (k + 1) % CELLS_OF_COMPONENT;
     }
 }
 
@@ -136,19 +156,20 @@ static double sync_bitmap(struct state *s)
     double *set = s->cells.set + 1;
     double logged = 0;
 
-    for (size_t j = 0; j < s->n_modes; j++, set += CELLS_OF_MODE) {
-        const struct ps_precopy_mode *mode = &s->modes[j];
-        if (mode->kind == PS_MODE_SEQUENTIAL) {
-            double from = s->guest->phase +
-                          mode->rate * active_until(s->guest, s->synced + s->guest->burst_phase_ms);
-            set_sequence(set, from - floor(from), mode->rate * active);
-            logged += mode->pages * fmin(1, mode->rate * active);
+    for (size_t j = 0; j < s->n_components; j++, set += CELLS_OF_COMPONENT) {
+        const struct ps_precopy_component *component = &s->components[j];
+        if (component->kind == PS_COMPONENT_SEQUENTIAL) {
+            double from =
+                s->guest->phase +
+                component->rate * active_until(s->guest, s->synced + s->guest->burst_phase_ms);
+            set_sequence(set, from - floor(from), component->rate * active);
+            logged += component->pages * fmin(1, component->rate * active);
             continue;
         }
-        double clean =
-            mode->kind == PS_MODE_TABLE ? 1 - share_after(s, elapsed) : exp(-mode->rate * active);
-        logged += mode->pages * (1 - clean);
-        for (size_t k = 0; k < CELLS_OF_MODE; k++)
+        double clean = component->kind == PS_COMPONENT_TABLE ? 1 - share_after(s, elapsed)
+                                                             : exp(-component->rate * active);
+        logged += component->pages * (1 - clean);
+        for (size_t k = 0; k < CELLS_OF_COMPONENT; k++)
             set[k] = 1 - (1 - set[k]) * clean;
     }
     s->synced = s->now;
@@ -175,9 +196,10 @@ static double remaining_pages(const struct state *s)
 }
 
 /* A zero page is read, or the link is slower than that. */
-static double zero_page_ms(const struct state *s, double link)
+static double zero_page_ms(const struct state *s)
 {
-    return fmax(s->guest->zero_page_factor * s->how->zero_page_ms, s->how->zero_page_bytes / link);
+    return fmax(s->guest->zero_page_factor * s->parameters->zero_page_ms,
+                s->parameters->zero_page_bytes / s->link);
 }
 
 /* Scan on to the end of the cells, or until so many pages are sent. Returns how many were. */
@@ -205,29 +227,29 @@ static double scan_cells(struct state *s, double most)
  * One ram_save_iterate: scan on until the budget (bytes) is spent, nothing remains, or its time
  * is over. Returns the bytes sent, and takes the pages off what remains.
  */
-static double iterate(struct state *s, double budget, double link, double *remaining)
+static double iterate(struct state *s, double budget)
 {
-    const struct ps_precopy *how = s->how;
-    double sent = 0, end = s->now + how->iteration_ms;
+    const struct ps_precopy_parameters *parameters = s->parameters;
+    double sent = 0, end = s->now + parameters->iteration_ms;
 
     /* Once through all is over in two laps, wherever it begins. */
     for (int lap = 0; lap < 2; lap++) {
         if (s->position < s->cells.n) {
-            double can = fmax(0, fmin(budget - sent, (end - s->now) * link));
-            double pages = scan_cells(s, can / how->page_bytes);
-            s->now += pages * how->page_bytes / link;
-            sent += pages * how->page_bytes;
-            *remaining -= pages;
+            double can = fmax(0, fmin(budget - sent, (end - s->now) * s->link));
+            double pages = scan_cells(s, can / parameters->page_bytes);
+            s->now += pages * parameters->page_bytes / s->link;
+            sent += pages * parameters->page_bytes;
+            s->remaining -= pages;
             if (s->position < s->cells.n)
                 return sent;
         }
-        double page_ms = zero_page_ms(s, link);
+        double page_ms = zero_page_ms(s);
         double pages = fmin(s->zero, (end - s->now) / page_ms);
-        pages = fmax(0, fmin(pages, (budget - sent) / how->zero_page_bytes));
+        pages = fmax(0, fmin(pages, (budget - sent) / parameters->zero_page_bytes));
         s->zero -= pages;
-        *remaining -= pages;
+        s->remaining -= pages;
         s->now += pages * page_ms;
-        sent += pages * how->zero_page_bytes;
+        sent += pages * parameters->zero_page_bytes;
         if (s->zero > NO_PAGES)
             return sent;
         s->zero = 0;
@@ -236,53 +258,89 @@ static double iterate(struct state *s, double budget, double link, double *remai
     return sent;
 }
 
-static void start(struct state *s)
+/* Every page is in the bitmap: the bulk stage. */
+static void fill_cells(struct state *s)
 {
     struct cells *cells = &s->cells;
     double written = 0;
 
-    /* Guests with fewer modes than others have empty ones at the end. */
-    while (s->n_modes > 0 && !(s->modes[s->n_modes - 1].pages > 0))
-        s->n_modes--;
+    /* Guests with fewer components than others have empty ones at the end. */
+    while (s->n_components > 0 && !(s->components[s->n_components - 1].pages > 0))
+        s->n_components--;
     cells->n = 1;
-    for (size_t j = 0; j < s->n_modes; j++) {
-        for (size_t k = 0; k < CELLS_OF_MODE; k++)
-            cells->pages[cells->n++] = s->modes[j].pages / CELLS_OF_MODE;
-        written += s->modes[j].pages;
+    for (size_t j = 0; j < s->n_components; j++) {
+        for (size_t k = 0; k < CELLS_OF_COMPONENT; k++)
+            cells->pages[cells->n++] = s->components[j].pages / CELLS_OF_COMPONENT;
+        written += s->components[j].pages;
     }
     cells->pages[0] = fmax(0, s->guest->nonzero_pages - written);
     for (size_t k = 0; k < cells->n; k++)
-        cells->set[k] = 1; /* the bulk stage: every page */
+        cells->set[k] = 1;
     s->zero = s->guest->zero_pages;
-    s->now = s->how->setup_ms;
-    s->synced = s->now;
     s->position = 0;
+    s->remaining = remaining_pages(s);
 }
 
-/*
- * Windows in which nothing is decided, since more than the threshold remains at the end of each,
- * and whose budget is spent on pages that are no zero pages. Returns how many can be taken at once.
- */
-static double quiet_windows(const struct state *s, double remaining, double threshold,
-                            double budget)
+static void start(struct state *s, const struct ps_precopy_cell *cell)
 {
-    double spare = remaining - threshold / s->how->page_size;
+    const struct ps_precopy_parameters *parameters = s->parameters;
 
-    if (spare * s->how->page_bytes < 3 * budget)
+    s->link = fmax(cell->link, 1e-3);
+    s->limit_ms = cell->downtime_limit_ms;
+    /* The rate limit is looked at when the send buffer is flushed. */
+    double flushes = ceil(cell->bandwidth * parameters->window_ms / parameters->flush_bytes);
+    s->budget = fmax(1, flushes) * parameters->flush_bytes + parameters->on_way_bytes;
+    fill_cells(s);
+    s->now = parameters->setup_ms;
+    s->synced = s->now;
+    s->syncs = 1;
+    s->passes = 1;
+    s->window = s->now;
+    s->sent_window = 0;
+    s->rate = 0;
+    for (size_t i = 0; i < 3; i++)
+        s->least[i] = INFINITY;
+    s->next_stretch = 0;
+    memset(s->outcome, 0, sizeof(*s->outcome));
+}
+
+/* Whether what remains is below the threshold, as with each shorter limit above same_above_ms. */
+static int is_little(struct state *s)
+{
+    double bytes = s->remaining * s->parameters->page_size;
+
+    if (s->remaining <= NO_PAGES)
+        return 1;
+    if (!(bytes < s->rate * s->limit_ms))
         return 0;
-    double ahead = s->zero > 0 ? pages_ahead(&s->cells, s->position) : remaining;
-    return floor(fmin(ahead, spare) * s->how->page_bytes / budget) - 1;
+    s->outcome->same_above_ms = fmax(s->outcome->same_above_ms, bytes / s->rate);
+    return 1;
 }
 
-/* Scan on and send so many pages; only where so many nonzero pages come before any zero page. */
-static void send_pages(struct state *s, double pages)
+/* The sync that follows when little remains. */
+static void sync_for_the_end(struct state *s)
 {
-    for (int lap = 0; lap < 2; lap++) {
-        pages -= scan_cells(s, pages);
-        if (s->position < s->cells.n)
-            return;
-        s->position = 0;
-    }
+    s->passes += sync_bitmap(s) > NO_PAGES;
+    s->remaining = remaining_pages(s);
+    s->syncs++;
+    if (s->rounds && (size_t)s->syncs <= s->n_rounds)
+        s->rounds[s->syncs - 1] = (struct ps_precopy_round){
+            s->now, s->remaining, s->outcome->sent_bytes, s->rate * s->limit_ms};
+}
+
+/* Whether little remains, and still does after a sync. */
+static int has_converged(struct state *s)
+{
+    if (!is_little(s))
+        return 0;
+    if (s->rate > 0)
+        sync_for_the_end(s);
+    if (is_little(s))
+        return 1;
+    s->least[2] = fmin(s->least[2], s->remaining * s->parameters->page_size);
+    if (s->next_stretch == 0)
+        s->next_stretch = 1.5 * s->now;
+    return 0;
 }
 
 /*
@@ -302,172 +360,198 @@ static double unstuck_from(const double least[3])
     return least[2] - 2 * gain / (1 - gain / gain_before);
 }
 
-/* Whether what remains is below the threshold, as with each shorter limit above same_above_ms. */
-static int is_little(double remaining, const struct ps_precopy *how, double rate, double limit_ms,
-                     struct ps_precopy_outcome *out)
+/* At the end of a stretch: whether the migration is stuck. */
+static int is_stuck(struct state *s)
 {
-    if (remaining <= NO_PAGES)
-        return 1;
-    if (!(remaining * how->page_size < rate * limit_ms))
+    double *least = s->least;
+
+    if (!(s->next_stretch > 0 && s->now >= s->next_stretch && isfinite(least[2])))
         return 0;
-    out->same_above_ms = fmax(out->same_above_ms, remaining * how->page_size / rate);
+    if (isfinite(least[0])) {
+        double from = unstuck_from(least);
+        if (s->rate * s->limit_ms < from)
+            return 1;
+        s->outcome->same_above_ms = fmax(s->outcome->same_above_ms, from / s->rate);
+    }
+    least[0] = least[1];
+    least[1] = least[2];
+    least[2] = INFINITY;
+    s->next_stretch = 1.5 * s->now;
+    return 0;
+}
+
+/*
+ * Windows in which nothing is decided, since more than the threshold remains at the end of each,
+ * and whose budget is spent on pages that are no zero pages. Returns how many can be taken at once.
+ */
+static double quiet_windows(const struct state *s)
+{
+    double page_bytes = s->parameters->page_bytes;
+    double spare = s->remaining - s->rate * s->limit_ms / s->parameters->page_size;
+
+    if (spare * page_bytes < 3 * s->budget)
+        return 0;
+    double ahead = s->zero > 0 ? pages_ahead(&s->cells, s->position) : s->remaining;
+    return floor(fmin(ahead, spare) * page_bytes / s->budget) - 1;
+}
+
+/* Scan on and send so many pages; only where so many nonzero pages come before any zero page. */
+static void send_pages(struct state *s, double pages)
+{
+    for (int lap = 0; lap < 2; lap++) {
+        pages -= scan_cells(s, pages);
+        if (s->position < s->cells.n)
+            return;
+        s->position = 0;
+    }
+}
+
+/* Take several quiet windows at once. Returns whether there were any. */
+static int skip_quiet_windows(struct state *s)
+{
+    const struct ps_precopy_parameters *parameters = s->parameters;
+
+    if (!(s->rate > 0 && s->sent_window == 0))
+        return 0;
+    double n = quiet_windows(s);
+    if (!(n >= 2))
+        return 0;
+    send_pages(s, n * s->budget / parameters->page_bytes);
+    s->now = fmax(s->window + n * (parameters->window_ms + parameters->wake_up_ms),
+                  s->now + n * s->budget / s->link);
+    s->outcome->sent_bytes += n * s->budget;
+    s->window = s->now;
+    s->remaining = remaining_pages(s);
     return 1;
 }
 
-static int64_t run(struct state *s, const struct ps_precopy_cell *cell,
-                   struct ps_precopy_outcome *out, struct ps_precopy_round *rounds, size_t n_rounds)
+/* One iteration, and the end of the window where it is over. */
+static void send_in_window(struct state *s)
 {
-    const struct ps_precopy *how = s->how;
-    double link = fmax(cell->link, 1e-3), limit = cell->downtime_limit_ms;
-    /* The rate limit is looked at when the send buffer is flushed. */
-    double budget =
-        fmax(1, ceil(cell->bandwidth * how->window_ms / how->flush_bytes)) * how->flush_bytes +
-        how->on_way_bytes;
-    double rate = 0, sent_window = 0;
-    int64_t syncs = 1;
-    int32_t passes = 1;
+    double window_ms = s->parameters->window_ms;
+    double sent = iterate(s, s->budget - s->sent_window);
 
-    start(s);
-    memset(out, 0, sizeof(*out));
-    double window = s->now, remaining = remaining_pages(s);
-    double least[3] = {INFINITY, INFINITY, INFINITY}, next_check = 0;
-
-    while (s->now < how->deadline_ms) {
-        if (is_little(remaining, how, rate, limit, out)) {
-            if (rate > 0) {
-                passes += sync_bitmap(s) > NO_PAGES;
-                remaining = remaining_pages(s);
-                syncs++;
-                if (rounds && (size_t)syncs <= n_rounds)
-                    rounds[syncs - 1] =
-                        (struct ps_precopy_round){s->now, remaining, out->sent_bytes, rate * limit};
-            }
-            if (is_little(remaining, how, rate, limit, out)) {
-                out->converged = 1;
-                break;
-            }
-            least[2] = fmin(least[2], remaining * how->page_size);
-            if (next_check == 0)
-                next_check = 1.5 * s->now;
-        }
-        if (next_check > 0 && s->now >= next_check && isfinite(least[2])) {
-            if (isfinite(least[0])) {
-                double from = unstuck_from(least);
-                if (rate * limit < from)
-                    break;
-                out->same_above_ms = fmax(out->same_above_ms, from / rate);
-            }
-            least[0] = least[1];
-            least[1] = least[2];
-            least[2] = INFINITY;
-            next_check = 1.5 * s->now;
-        }
-        if (rate > 0 && sent_window == 0) {
-            double n = quiet_windows(s, remaining, rate * limit, budget);
-            if (n >= 2) {
-                send_pages(s, n * budget / how->page_bytes);
-                s->now = fmax(window + n * (how->window_ms + how->wake_up_ms),
-                              s->now + n * budget / link);
-                out->sent_bytes += n * budget;
-                window = s->now;
-                remaining = remaining_pages(s);
-                continue;
-            }
-        }
-        double sent = iterate(s, budget - sent_window, link, &remaining);
-        if (sent <= 0) /* rounding is all that remains */
-            remaining = remaining_pages(s);
-        sent_window += sent;
-        out->sent_bytes += sent;
-        if (sent_window >= budget - 1 && s->now < window + how->window_ms)
-            s->now = window + how->window_ms + how->wake_up_ms;
-        if (s->now >= window + how->window_ms) {
-            rate = sent_window / floor(s->now - window);
-            window = s->now;
-            sent_window = 0;
-        }
+    if (sent <= 0) /* rounding is all that remains */
+        s->remaining = remaining_pages(s);
+    s->sent_window += sent;
+    s->outcome->sent_bytes += sent;
+    if (s->sent_window >= s->budget - 1 && s->now < s->window + window_ms)
+        s->now = s->window + window_ms + s->parameters->wake_up_ms;
+    if (s->now >= s->window + window_ms) {
+        s->rate = s->sent_window / floor(s->now - s->window);
+        s->window = s->now;
+        s->sent_window = 0;
     }
-    if (out->converged) {
-        double stopped = s->now;
-        sync_bitmap(s);
-        double pages = remaining_pages(s) - s->zero;
-        double bytes = pages * how->page_bytes + how->device_bytes;
-        out->sent_bytes += bytes + s->zero * how->zero_page_bytes;
-        s->now += how->stop_ms + bytes / link + s->zero * zero_page_ms(s, link);
-        out->downtime_ms = s->now - stopped;
-        out->converged = s->now <= how->deadline_ms; /* the last pass may take longer, too */
-    }
-    out->total_ms = s->now;
-    out->iterations = passes;
-    return syncs;
 }
 
-static int invalid(const struct ps_precopy *how, size_t n_modes, size_t n_knots)
+/* The vCPUs are stopped: what remains goes at the link's own speed. */
+static void last_pass(struct state *s)
 {
-    return n_modes > PS_PRECOPY_MODES || !(how->flush_bytes > 0) || !(how->page_bytes > 0) ||
-           !(how->zero_page_bytes > 0) || !(how->window_ms >= 1) || !(how->iteration_ms >= 1) ||
-           !(how->deadline_ms <= 1e9) || (n_knots > 0 && n_modes < 1);
+    const struct ps_precopy_parameters *parameters = s->parameters;
+    struct ps_precopy_outcome *outcome = s->outcome;
+    double stopped = s->now;
+
+    sync_bitmap(s);
+    double pages = remaining_pages(s) - s->zero;
+    double bytes = pages * parameters->page_bytes + parameters->device_bytes;
+    outcome->sent_bytes += bytes + s->zero * parameters->zero_page_bytes;
+    s->now += parameters->stop_ms + bytes / s->link + s->zero * zero_page_ms(s);
+    outcome->downtime_ms = s->now - stopped;
+    /* The last pass may take longer than the deadline, too. */
+    outcome->converged = s->now <= parameters->deadline_ms;
 }
 
-/* Whether `longer` of each cell is none, or an earlier one that differs by a longer limit alone. */
-static int in_order(const struct ps_precopy_cell *grid, size_t n_cells)
+/* Returns the number of syncs. */
+static int64_t run(struct state *s, const struct ps_precopy_cell *cell)
+{
+    start(s, cell);
+    while (s->now < s->parameters->deadline_ms) {
+        if (has_converged(s)) {
+            last_pass(s);
+            break;
+        }
+        if (is_stuck(s))
+            break;
+        if (!skip_quiet_windows(s))
+            send_in_window(s);
+    }
+    s->outcome->total_ms = s->now;
+    s->outcome->iterations = s->passes;
+    return s->syncs;
+}
+
+static int invalid(const struct ps_precopy_parameters *parameters,
+                   const struct ps_precopy_guests *guests)
+{
+    return guests->n_components > PS_PRECOPY_COMPONENTS || !(parameters->flush_bytes > 0) ||
+           !(parameters->page_bytes > 0) || !(parameters->zero_page_bytes > 0) ||
+           !(parameters->window_ms >= 1) || !(parameters->iteration_ms >= 1) ||
+           !(parameters->deadline_ms <= 1e9) || (guests->n_knots > 0 && guests->n_components < 1);
+}
+
+/* Whether each longer_limit_cell is none, or an earlier one that differs by a longer limit alone.
+ */
+static int in_order(const struct ps_precopy_cell *cells, size_t n_cells)
 {
     for (size_t c = 0; c < n_cells; c++) {
-        int64_t longer = grid[c].longer;
+        int64_t longer = cells[c].longer_limit_cell;
         if (longer < 0)
             continue;
-        if ((size_t)longer >= c || grid[longer].bandwidth != grid[c].bandwidth ||
-            grid[longer].link != grid[c].link ||
-            grid[longer].downtime_limit_ms < grid[c].downtime_limit_ms)
+        if ((size_t)longer >= c || cells[longer].bandwidth != cells[c].bandwidth ||
+            cells[longer].link != cells[c].link ||
+            cells[longer].downtime_limit_ms < cells[c].downtime_limit_ms)
             return 0;
     }
     return 1;
 }
 
-int ps_precopy_grid(const struct ps_precopy *how, const struct ps_precopy_guest *guests,
-                    size_t n_guests, const struct ps_precopy_mode *modes, size_t n_modes,
-                    const double *knots_ms, const double *knots_share, size_t n_knots,
-                    const struct ps_precopy_cell *grid, size_t n_cells,
-                    struct ps_precopy_outcome *outcomes_ret)
+static struct state state_of(const struct ps_precopy_parameters *parameters,
+                             const struct ps_precopy_guests *guests, size_t guest)
 {
-    if (invalid(how, n_modes, n_knots) || !in_order(grid, n_cells))
+    return (struct state){.parameters = parameters,
+                          .guest = &guests->guests[guest],
+                          .components = guests->components + guest * guests->n_components,
+                          .n_components = guests->n_components,
+                          .n_knots = guests->n_knots,
+                          .knots_ms = guests->knots_ms,
+                          .knots_share = guests->knots_share + guest * guests->n_knots};
+}
+
+int ps_precopy_grid(const struct ps_precopy_parameters *parameters,
+                    const struct ps_precopy_guests *guests, const struct ps_precopy_cell *cells,
+                    size_t n_cells, struct ps_precopy_outcome *outcomes_ret)
+{
+    if (invalid(parameters, guests) || !in_order(cells, n_cells))
         return -EINVAL;
-    for (size_t g = 0; g < n_guests; g++) {
-        struct state s = {.how = how,
-                          .guest = &guests[g],
-                          .modes = modes + g * n_modes,
-                          .n_modes = n_modes,
-                          .n_knots = n_knots,
-                          .knots_ms = knots_ms,
-                          .knots_share = knots_share + g * n_knots};
+    for (size_t g = 0; g < guests->n_guests; g++) {
+        struct state s = state_of(parameters, guests, g);
         struct ps_precopy_outcome *outcomes = outcomes_ret + g * n_cells;
         for (size_t c = 0; c < n_cells; c++) {
-            const struct ps_precopy_outcome *longer =
-                grid[c].longer < 0 ? NULL : &outcomes[grid[c].longer];
-            if (longer && (!longer->converged || grid[c].downtime_limit_ms > longer->same_above_ms))
+            int64_t at = cells[c].longer_limit_cell;
+            const struct ps_precopy_outcome *longer = at < 0 ? NULL : &outcomes[at];
+            if (longer &&
+                (!longer->converged || cells[c].downtime_limit_ms > longer->same_above_ms)) {
                 outcomes[c] = *longer;
-            else
-                run(&s, &grid[c], &outcomes[c], NULL, 0);
+            } else {
+                s.outcome = &outcomes[c];
+                run(&s, &cells[c]);
+            }
         }
     }
     return 0;
 }
 
-int64_t ps_precopy_rounds(const struct ps_precopy *how, const struct ps_precopy_guest *guest,
-                          const struct ps_precopy_mode *modes, size_t n_modes,
-                          const double *knots_ms, const double *knots_share, size_t n_knots,
-                          const struct ps_precopy_cell *cell,
+int64_t ps_precopy_rounds(const struct ps_precopy_parameters *parameters,
+                          const struct ps_precopy_guests *guests,
+                          const struct ps_precopy_cell *cell, size_t n_rounds,
                           struct ps_precopy_outcome *outcome_ret,
-                          struct ps_precopy_round *rounds_ret, size_t n_rounds)
+                          struct ps_precopy_round *rounds_ret)
 {
-    if (invalid(how, n_modes, n_knots))
+    if (invalid(parameters, guests) || guests->n_guests != 1)
         return -EINVAL;
-    struct state s = {.how = how,
-                      .guest = guest,
-                      .modes = modes,
-                      .n_modes = n_modes,
-                      .n_knots = n_knots,
-                      .knots_ms = knots_ms,
-                      .knots_share = knots_share};
-    return run(&s, cell, outcome_ret, rounds_ret, n_rounds);
+    struct state s = state_of(parameters, guests, 0);
+    s.outcome = outcome_ret;
+    s.rounds = rounds_ret;
+    s.n_rounds = n_rounds;
+    return run(&s, cell);
 }

@@ -445,19 +445,19 @@ void ps_vcpu_interrupt(struct ps_vcpu *vcpu);
 void ps_fill(void *base, uint64_t vfn, uint64_t n_pages, uint64_t seed, int text_pages,
              const void *text, uint64_t text_bytes);
 
-/* ---- pre-copy as QEMU 10 runs it: precopy.c ---- */
+/* ---- pre-copy as QEMU 10 runs it: precopy_model.c ---- */
 
 enum {
-    PS_PRECOPY_MODES = 12, /* at most so many modes */
+    PS_PRECOPY_COMPONENTS = 12, /* at most so many components of a dirty-page curve */
 };
 
-enum ps_mode_kind {
-    PS_MODE_RANDOM,     /* pages written at random: 1 - exp(-rate t) of them are dirty after t */
-    PS_MODE_SEQUENTIAL, /* written one after the other, over and over: min(1, rate t) */
-    PS_MODE_TABLE,      /* the first mode only: linear between knots */
+enum ps_component_kind {
+    PS_COMPONENT_RANDOM, /* pages written at random: 1 - exp(-rate t) of them are dirty after t */
+    PS_COMPONENT_SEQUENTIAL, /* written one after the other, over and over: min(1, rate t) */
+    PS_COMPONENT_TABLE,      /* the first component only: linear between knots */
 };
 
-struct ps_precopy_mode {
+struct ps_precopy_component {
     double pages;
     double rate; /* per ms */
     int32_t kind;
@@ -465,23 +465,24 @@ struct ps_precopy_mode {
 };
 
 struct ps_precopy_guest {
-    double nonzero_pages; /* of which the modes' pages are a part */
+    double nonzero_pages; /* of which the components' pages are a part */
     double zero_pages;
     double phase;            /* of sequential writers at time 0, in laps: 0..1 */
     double burst_period_ms;  /* 0: writes all the time */
     double burst_on_ms;      /* writes that long of each period */
     double burst_phase_ms;   /* how far into a period time 0 is */
-    double zero_page_factor; /* of zero_page_ms of struct ps_precopy */
+    double zero_page_factor; /* of zero_page_ms of struct ps_precopy_parameters */
 };
 
 struct ps_precopy_cell {
     double bandwidth; /* bytes per ms, max-bandwidth */
     double link;      /* bytes per ms that the link itself carries */
     double downtime_limit_ms;
-    int64_t longer; /* index of an earlier cell that has a longer limit and is else the same; -1 */
+    /* Index of an earlier cell that has a longer limit and is else the same; -1: none. */
+    int64_t longer_limit_cell;
 };
 
-struct ps_precopy { /* what all cells have in common */
+struct ps_precopy_parameters { /* what all cells have in common */
     double deadline_ms;
     double window_ms;    /* the rate is limited and measured over that time */
     double iteration_ms; /* that one iteration sends pages at most */
@@ -516,34 +517,41 @@ struct ps_precopy_round { /* just after a bitmap sync */
     double threshold_bytes;
 };
 
+struct ps_precopy_guests {
+    const struct ps_precopy_guest *guests;
+    const struct ps_precopy_component *components; /* n_components of each guest */
+    const double *knots_ms;
+    const double *knots_share; /* n_knots of each guest, at the times knots_ms */
+    size_t n_guests;
+    size_t n_components;
+    size_t n_knots;
+};
+
 /*
- * Migrate each guest with each cell. modes holds n_modes of each guest, knots_share n_knots of
- * each guest, at the times knots_ms; outcomes_ret holds n_cells of each guest. A cell is not run
- * but has the outcome of its `longer` where that does not converge or would be the same.
+ * Migrate each guest with each cell. outcomes_ret holds n_cells of each guest. A cell is not run
+ * but has the outcome of its longer_limit_cell where that does not converge or would be the same.
  *
- * Returns 0, or -EINVAL: more than PS_PRECOPY_MODES modes, knots without a mode, a
+ * Returns 0, or -EINVAL: more than PS_PRECOPY_COMPONENTS components, knots without a component, a
  * size of a page that is not positive, a window or an iteration below 1 ms, a deadline over 1e9 ms,
- * a `longer` that is none.
+ * a longer_limit_cell that is none.
  *
- * Pre: finite numbers, shares from 0 to 1; zero_page_ms >= 0; rising knots_ms > 0; PS_MODE_TABLE
- * only with knots.
+ * Pre: finite numbers, shares from 0 to 1; zero_page_ms >= 0; rising knots_ms > 0;
+ * PS_COMPONENT_TABLE only with knots.
  */
-int ps_precopy_grid(const struct ps_precopy *how, const struct ps_precopy_guest *guests,
-                    size_t n_guests, const struct ps_precopy_mode *modes, size_t n_modes,
-                    const double *knots_ms, const double *knots_share, size_t n_knots,
-                    const struct ps_precopy_cell *grid, size_t n_cells,
-                    struct ps_precopy_outcome *outcomes_ret);
+int ps_precopy_grid(const struct ps_precopy_parameters *parameters,
+                    const struct ps_precopy_guests *guests, const struct ps_precopy_cell *cells,
+                    size_t n_cells, struct ps_precopy_outcome *outcomes_ret);
 
 /*
  * Migrate one guest with one cell and keep the bitmap syncs, n_rounds at most; rounds_ret[0] stays
- * as it is. Returns the number of syncs, the one at the start among them, or -EINVAL as above.
+ * as it is. Returns the number of syncs, the one at the start among them, or -EINVAL as above and
+ * where there is not one guest.
  */
-int64_t ps_precopy_rounds(const struct ps_precopy *how, const struct ps_precopy_guest *guest,
-                          const struct ps_precopy_mode *modes, size_t n_modes,
-                          const double *knots_ms, const double *knots_share, size_t n_knots,
-                          const struct ps_precopy_cell *cell,
+int64_t ps_precopy_rounds(const struct ps_precopy_parameters *parameters,
+                          const struct ps_precopy_guests *guests,
+                          const struct ps_precopy_cell *cell, size_t n_rounds,
                           struct ps_precopy_outcome *outcome_ret,
-                          struct ps_precopy_round *rounds_ret, size_t n_rounds);
+                          struct ps_precopy_round *rounds_ret);
 
 /* cdef: end */
 

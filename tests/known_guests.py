@@ -3,8 +3,8 @@
 import numpy as np
 
 from pysampler import Measurement
-from pysampler.core import ModeKind
-from pysampler.prediction.curve import DirtyCurve, Mode
+from pysampler.core import ComponentKind
+from pysampler.prediction.curve import Component, DirtyCurve
 from pysampler.prediction.ensemble import assemble
 
 GIB_PAGES = 262_144
@@ -29,8 +29,8 @@ def guest_of(curve, members=1, page_size=4096):
 
 
 def uniform(share, seconds):
-    return Mode(share * GIB_PAGES, 1 / seconds, ModeKind.RANDOM)
+    return Component(share * GIB_PAGES, 1 / seconds, ComponentKind.RANDOM)
 
 
 def in_order(share, seconds):
-    return Mode(share * GIB_PAGES, 1 / seconds, ModeKind.SEQUENTIAL)
+    return Component(share * GIB_PAGES, 1 / seconds, ComponentKind.SEQUENTIAL)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,21 +16,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-PRECOPY_MODE = struct_dtype("ps_precopy_mode")
+PRECOPY_COMPONENT = struct_dtype("ps_precopy_component")
 PRECOPY_GUEST = struct_dtype("ps_precopy_guest")
 PRECOPY_CELL = struct_dtype("ps_precopy_cell")
 PRECOPY_OUTCOME = struct_dtype("ps_precopy_outcome")
 PRECOPY_ROUND = struct_dtype("ps_precopy_round")
 
-PRECOPY_MODES: int = lib.PS_PRECOPY_MODES
+PRECOPY_COMPONENTS: int = lib.PS_PRECOPY_COMPONENTS
 
 
-class ModeKind(enum.IntEnum):
-    """How the pages of a mode are written."""
+class ComponentKind(enum.IntEnum):
+    """How the pages of a component are written."""
 
-    RANDOM = lib.PS_MODE_RANDOM
-    SEQUENTIAL = lib.PS_MODE_SEQUENTIAL
-    TABLE = lib.PS_MODE_TABLE
+    RANDOM = lib.PS_COMPONENT_RANDOM
+    SEQUENTIAL = lib.PS_COMPONENT_SEQUENTIAL
+    TABLE = lib.PS_COMPONENT_TABLE
 
 
 def _structs(array: NDArray[Any], name: str, dtype: np.dtype[Any]) -> Any:
@@ -44,40 +45,71 @@ def _doubles(array: NDArray[np.float64], what: str) -> Any:
     return ffi.from_buffer("double[]", array)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PrecopyGuests:
+    """Guests as the C core takes them; see struct ps_precopy_guests.
+
+    Attributes:
+        guests: PRECOPY_GUEST, shape [guests].
+        components: PRECOPY_COMPONENT, shape [guests, components].
+        knots_ms: shape [knots].
+        knots_share: shape [guests, knots].
+    """
+
+    guests: NDArray[Any]
+    components: NDArray[Any]
+    knots_ms: NDArray[np.float64]
+    knots_share: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        """Refuse arrays of another shape."""
+        n_guests = len(self.guests)
+        if len(self.components) != n_guests or self.knots_share.shape != (
+            n_guests,
+            len(self.knots_ms),
+        ):
+            raise ValueError("components and knots of each guest are needed")
+
+    def part(self, some: slice) -> PrecopyGuests:
+        """Return some of them."""
+        return PrecopyGuests(
+            self.guests[some], self.components[some], self.knots_ms, self.knots_share[some]
+        )
+
+    def to_c(self) -> Any:
+        """Return the C struct; it points into the arrays, which must stay."""
+        return ffi.new(
+            "struct ps_precopy_guests *",
+            {
+                "guests": _structs(self.guests, "ps_precopy_guest", PRECOPY_GUEST),
+                "components": _structs(self.components, "ps_precopy_component", PRECOPY_COMPONENT),
+                "knots_ms": _doubles(self.knots_ms, "knots_ms"),
+                "knots_share": _doubles(self.knots_share, "knots_share"),
+                "n_guests": len(self.guests),
+                "n_components": self.components.shape[1],
+                "n_knots": len(self.knots_ms),
+            },
+        )
+
+
 def precopy_grid(
-    how: dict[str, float],
-    guests: NDArray[Any],
-    modes: NDArray[Any],
-    knots_ms: NDArray[np.float64],
-    knots_share: NDArray[np.float64],
-    cells: NDArray[Any],
+    parameters: dict[str, float], guests: PrecopyGuests, cells: NDArray[Any]
 ) -> NDArray[Any]:
     """Migrate each guest with each cell; see ps_precopy_grid.
 
     Args:
-        how: members of struct ps_precopy.
-        guests: PRECOPY_GUEST, shape [guests].
-        modes: PRECOPY_MODE, shape [guests, modes].
-        knots_ms: shape [knots].
-        knots_share: shape [guests, knots].
+        parameters: members of struct ps_precopy_parameters.
+        guests: what is migrated.
         cells: PRECOPY_CELL, shape [cells].
 
     Returns:
         PRECOPY_OUTCOME, shape [guests, cells].
     """
-    if len(modes) != len(guests) or knots_share.shape != (len(guests), len(knots_ms)):
-        raise ValueError("modes and knots of each guest are needed")
-    outcomes = np.zeros((len(guests), len(cells)), dtype=PRECOPY_OUTCOME)
+    outcomes = np.zeros((len(guests.guests), len(cells)), dtype=PRECOPY_OUTCOME)
     check(
         lib.ps_precopy_grid(
-            ffi.new("struct ps_precopy *", how),
-            _structs(guests, "ps_precopy_guest", PRECOPY_GUEST),
-            len(guests),
-            _structs(modes, "ps_precopy_mode", PRECOPY_MODE),
-            modes.shape[1],
-            _doubles(knots_ms, "knots_ms"),
-            _doubles(knots_share, "knots_share"),
-            len(knots_ms),
+            ffi.new("struct ps_precopy_parameters *", parameters),
+            guests.to_c(),
             _structs(cells, "ps_precopy_cell", PRECOPY_CELL),
             len(cells),
             _structs(outcomes, "ps_precopy_outcome", PRECOPY_OUTCOME),
@@ -88,36 +120,25 @@ def precopy_grid(
 
 
 def precopy_rounds(
-    how: dict[str, float],
-    guest: NDArray[Any],
-    modes: NDArray[Any],
-    knots_ms: NDArray[np.float64],
-    knots_share: NDArray[np.float64],
-    cell: NDArray[Any],
-    max_rounds: int,
+    parameters: dict[str, float], guest: PrecopyGuests, cell: NDArray[Any], max_rounds: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Migrate one guest with one cell; see ps_precopy_rounds. Arrays as above, one guest long.
+    """Migrate one guest with one cell; see ps_precopy_rounds.
 
     Returns:
         PRECOPY_OUTCOME, shape [1], and PRECOPY_ROUND, one per bitmap sync.
     """
-    if len(guest) != 1 or len(cell) != 1 or modes.shape[0] != 1:
+    if len(guest.guests) != 1 or len(cell) != 1:
         raise ValueError("one guest and one cell are needed")
     outcome = np.zeros(1, dtype=PRECOPY_OUTCOME)
     rounds = np.zeros(max_rounds, dtype=PRECOPY_ROUND)
     n_rounds = check(
         lib.ps_precopy_rounds(
-            ffi.new("struct ps_precopy *", how),
-            _structs(guest, "ps_precopy_guest", PRECOPY_GUEST),
-            _structs(modes, "ps_precopy_mode", PRECOPY_MODE),
-            modes.shape[1],
-            _doubles(knots_ms, "knots_ms"),
-            _doubles(knots_share, "knots_share"),
-            len(knots_ms),
+            ffi.new("struct ps_precopy_parameters *", parameters),
+            guest.to_c(),
             _structs(cell, "ps_precopy_cell", PRECOPY_CELL),
+            max_rounds,
             _structs(outcome, "ps_precopy_outcome", PRECOPY_OUTCOME),
             _structs(rounds, "ps_precopy_round", PRECOPY_ROUND),
-            max_rounds,
         ),
         "ps_precopy_rounds",
     )

@@ -276,9 +276,11 @@ def throttled(ensemble: Ensemble, percent: float) -> Ensemble:
     auto-converge stops the vCPUs in slices that are too short for a rate window to notice.
     """
     speed = 1 - percent / 100
-    modes, guests = ensemble.modes.copy(), ensemble.guests.copy()
-    modes["rate"] *= speed
-    return replace(ensemble, modes=modes, guests=guests, knots_ms=ensemble.knots_ms / speed)
+    components, guests = ensemble.components.copy(), ensemble.guests.copy()
+    components["rate"] *= speed
+    return replace(
+        ensemble, components=components, guests=guests, knots_ms=ensemble.knots_ms / speed
+    )
 
 
 def _throttle(model: _Model) -> Advice:

@@ -3,15 +3,15 @@
 
 A guest whose pages are written independently of each other has
 D(t) = sum_j m_j (1 - exp(-lambda_j t)), m_j >= 0: pages m_j that are written at random at the
-rate lambda_j, a mode. A writer that goes through its pages in order has m_j min(1, t / lap)
+rate lambda_j, a component. A writer that goes through its pages in order has m_j min(1, t / lap)
 instead. Both are concave and saturate. The masses come from non-negative least squares on a
 grid of rates (C. L. Lawson and R. J. Hanson, "Solving Least Squares Problems", 1974).
 
 It is fitted to the increments of the vector and not to its points: the increments of nested samples
 are multinomial, so nearly independent of each other, and their variance is their mean.
 
-What is tried, in this order, until one explains the vector: random modes; random and
-sequential modes; the same in bursts (on for a while of each period); and failing all of these
+What is tried, in this order, until one explains the vector: random components; random and
+sequential components; the same in bursts (on for a while of each period); and failing all of these
 the measured points themselves, joined by lines.
 """
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pysampler.core import PRECOPY_MODES, ModeKind
+from pysampler.core import PRECOPY_COMPONENTS, ComponentKind
 from pysampler.errors import FormatError
 from pysampler.prediction.unreadable import unreadable_samples
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 # Besides the sampling noise a guest's own unsteadiness, as a share of an increment.
 _UNSTEADY = 0.02
-# What a mode must gain in chi-square: it has two parameters.
-_COST_OF_A_MODE = 6.0
+# What a component must gain in chi-square: it has two parameters.
+_COST_OF_A_COMPONENT = 6.0
 _COST_OF_ORDER = 8.0  # and the first sequential one: few guests write all their memory in order
 COLDEST = 0.05  # writes of a page until the last period; fewer cannot be told
 _RANDOM_RATES, _SEQUENTIAL_RATES = 48, 72
-_SAME_RATE = 1.35  # modes closer than this cannot be told apart
+_SAME_RATE = 1.35  # components closer than this cannot be told apart
 _BURST_PERIODS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 _BURST_SHARES = (0.25, 0.5, 0.75)
 _BURST_PHASES = 16
@@ -48,7 +48,7 @@ _MOST_PERIODS = 256  # a measurement has some dozens; more say nothing new, and 
 
 
 @dataclass(frozen=True, slots=True)
-class Mode:
+class Component:
     """Pages that are written alike.
 
     Attributes:
@@ -59,7 +59,7 @@ class Mode:
 
     pages: float
     rate: float
-    kind: ModeKind
+    kind: ComponentKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,10 @@ class DirtyCurve:
     """A fitted dirty-page curve.
 
     Attributes:
-        modes: hottest first; none when nothing was written. Beside interpolated points there are
-            only those of pages that were not seen.
+        components: hottest first; none when nothing was written. Beside interpolated points there
+            are only those of pages that were not seen.
         burst: None when the guest writes all the time.
-        knots_s: times of the interpolated points; empty when there are modes.
+        knots_s: times of the interpolated points; empty when there are components.
         knots_pages: their pages, which do not fall.
         nonzero_pages: pages that are not zero; where the curve ends at the latest.
         zero_pages: the others.
@@ -102,7 +102,7 @@ class DirtyCurve:
         freedom: degrees of freedom of chi2.
     """
 
-    modes: tuple[Mode, ...]
+    components: tuple[Component, ...]
     burst: Burst | None
     knots_s: tuple[float, ...]
     knots_pages: tuple[float, ...]
@@ -113,7 +113,7 @@ class DirtyCurve:
 
     @property
     def interpolated(self) -> bool:
-        """Whether no modes explain the vector, so that its points are joined by lines."""
+        """Whether no components explain the vector, so that its points are joined by lines."""
         return bool(self.knots_s)
 
     @property
@@ -124,10 +124,10 @@ class DirtyCurve:
                 f"interpolated: no modes explain this vector (chi-square {self.chi2:.0f} with "
                 f"{self.freedom} degrees of freedom): bursts or phases, or an unsteady guest"
             )
-        random = sum(mode.kind is ModeKind.RANDOM for mode in self.modes)
+        random = sum(component.kind is ComponentKind.RANDOM for component in self.components)
         parts = [f"{random} random mode{'s' * (random != 1)}"]
-        if len(self.modes) > random:
-            sequential = len(self.modes) - random
+        if len(self.components) > random:
+            sequential = len(self.components) - random
             parts.append(f"{sequential} sequential mode{'s' * (sequential != 1)}")
         if self.burst:
             parts.append(f"in bursts, {self.burst.on_s:g} s of each {self.burst.period_s:g} s")
@@ -139,18 +139,18 @@ class DirtyCurve:
         t = np.asarray(seconds, dtype=np.float64)
         active = self.burst.active(t) if self.burst else t
         pages = np.interp(t, (0.0, *self.knots_s), (0.0, *self.knots_pages))
-        for mode in self.modes:
-            pages = pages + mode.pages * dirty_share(mode.kind, mode.rate * active)
+        for component in self.components:
+            pages = pages + component.pages * dirty_share(component.kind, component.rate * active)
         return np.asarray(pages)
 
 
-def dirty_share(kind: ModeKind, turns: FloatArray) -> FloatArray:
-    """Return the share of a mode's pages that are dirty after ``turns`` = rate x time."""
-    return np.minimum(1.0, turns) if kind is ModeKind.SEQUENTIAL else -np.expm1(-turns)
+def dirty_share(kind: ComponentKind, turns: FloatArray) -> FloatArray:
+    """Return the share of a component's pages that are dirty after ``turns`` = rate x time."""
+    return np.minimum(1.0, turns) if kind is ComponentKind.SEQUENTIAL else -np.expm1(-turns)
 
 
 class Basis:
-    """The modes that are tried: a grid of rates, seen through the periods of one vector.
+    """The components that are tried: a grid of rates, seen through the periods of one vector.
 
     Args:
         seconds: rising times.
@@ -163,36 +163,36 @@ class Basis:
         random = np.geomspace(COLDEST / last, 12 / first, _RANDOM_RATES)
         laps = np.geomspace(0.25 / last, 1 / first, _SEQUENTIAL_RATES)
         self.rates = np.append(random, laps)
-        self.kinds = [ModeKind.RANDOM] * len(random) + [ModeKind.SEQUENTIAL] * len(laps)
+        self.kinds = [ComponentKind.RANDOM] * len(random) + [ComponentKind.SEQUENTIAL] * len(laps)
         shares = np.hstack(
             [
-                dirty_share(ModeKind.RANDOM, np.outer(active, random)),
-                dirty_share(ModeKind.SEQUENTIAL, np.outer(active, laps)),
+                dirty_share(ComponentKind.RANDOM, np.outer(active, random)),
+                dirty_share(ComponentKind.SEQUENTIAL, np.outer(active, laps)),
             ]
         )
         self.increments = np.diff(shares, axis=0, prepend=np.zeros((1, shares.shape[1])))
         self.burst = burst
 
-    def modes(self, masses: FloatArray, scale: float) -> tuple[Mode, ...]:
-        """Return the modes of positive mass, hottest first, close rates made one."""
-        modes = [
-            Mode(float(mass) * scale, float(rate), kind)
+    def components(self, masses: FloatArray, scale: float) -> tuple[Component, ...]:
+        """Return the components of positive mass, hottest first, close rates made one."""
+        components = [
+            Component(float(mass) * scale, float(rate), kind)
             for mass, rate, kind in zip(masses, self.rates, self.kinds, strict=True)
             if mass > 0
         ]
-        return merged(modes, PRECOPY_MODES)
+        return merged(components, PRECOPY_COMPONENTS)
 
 
 class Fitter:
     """Fits vectors of one guest with the same weights.
 
-    One or two modes are taken where more do not explain a vector so much better that it is worth
-    their parameters; else as many random modes, or modes of both kinds, as needed.
+    One or two components are taken where more do not explain a vector so much better that it is
+    worth their parameters; else as many random components, or components of both kinds, as needed.
 
     Args:
-        basis: the modes.
+        basis: the components.
         weights: one over the standard deviation of each increment.
-        few: take one or two modes whatever more would explain.
+        few: take one or two components whatever more would explain.
     """
 
     def __init__(self, basis: Basis, weights: FloatArray, *, few: bool = False) -> None:
@@ -201,12 +201,12 @@ class Fitter:
         self._columns = columns = basis.increments * weights[:, None]
         gram = columns.T @ columns
         self._own = own = np.maximum(np.diag(gram), 1e-300)
-        order = np.where(np.array(basis.kinds) == ModeKind.SEQUENTIAL, _COST_OF_ORDER, 0.0)
-        self._one_cost = _COST_OF_A_MODE + order
+        order = np.where(np.array(basis.kinds) == ComponentKind.SEQUENTIAL, _COST_OF_ORDER, 0.0)
+        self._one_cost = _COST_OF_A_COMPONENT + order
         first, second = np.triu_indices(len(own), 1)
         determinant = own[first] * own[second] - gram[first, second] ** 2
         usable = determinant > 1e-9 * own[first] * own[second]
-        # Of one period only, no two modes can be told apart: there is no pair then.
+        # Of one period only, no two components can be told apart: there is no pair then.
         first, second, determinant = first[usable], second[usable], determinant[usable]
         self._pairs = first, second
         # The inverse of each pair's 2 x 2 normal equations.
@@ -214,29 +214,29 @@ class Fitter:
         self._across = gram[first, second] / determinant
         # Two rates of the same kind next to each other stand for one between them.
         between = (second - first == 1) & (second != _RANDOM_RATES)
-        self._pair_cost = np.where(between, _COST_OF_A_MODE, 2 * _COST_OF_A_MODE)
+        self._pair_cost = np.where(between, _COST_OF_A_COMPONENT, 2 * _COST_OF_A_COMPONENT)
         self._pair_cost += np.maximum(order[first], order[second])
 
     def fit(
         self, increments: FloatArray, limit: float, luck: FloatArray | float = 0.0
     ) -> tuple[FloatArray, float]:
-        """Return the mass of each mode, in the unit of the increments, and chi-square.
+        """Return the mass of each component, in the unit of the increments, and chi-square.
 
         Args:
             increments: newly dirty samples, one per period.
             limit: most that the masses may add up to.
-            luck: taken off what each mode alone costs.
+            luck: taken off what each component alone costs.
         """
         target = increments * self._weights
         masses, cost = self._few(target, limit, luck)
-        # With less, even a perfect fit of three modes would cost more.
-        if cost > 3 * _COST_OF_A_MODE and not self._only_few:
+        # With less, even a perfect fit of three components would cost more.
+        if cost > 3 * _COST_OF_A_COMPONENT and not self._only_few:
             n = len(self.basis.rates)
             for n_columns, order in ((_RANDOM_RATES, 0.0), (n, _COST_OF_ORDER)):
                 many = np.zeros(n)
                 many[:n_columns] = self._many(target, limit, n_columns)
-                modes = len(self.basis.modes(many, 1.0))
-                many_cost = self._chi2(target, many) + modes * _COST_OF_A_MODE + order
+                components = len(self.basis.components(many, 1.0))
+                many_cost = self._chi2(target, many) + components * _COST_OF_A_COMPONENT + order
                 if many_cost < cost:
                     masses, cost = many, many_cost
         return masses, self._chi2(target, masses)
@@ -245,7 +245,7 @@ class Fitter:
         return float(((self._columns @ masses - target) ** 2).sum())
 
     def _many(self, target: FloatArray, limit: float, n_columns: int) -> FloatArray:
-        """Return the masses of the first modes that fit best."""
+        """Return the masses of the first components that fit best."""
         from scipy.optimize import nnls  # noqa: PLC0415 - slow to import
 
         # Masses and one slack add up to the limit: a heavy row says so.
@@ -258,7 +258,7 @@ class Fitter:
     def _few(
         self, target: FloatArray, limit: float, luck: FloatArray | float
     ) -> tuple[FloatArray, float]:
-        """Return the best one or two modes and what they cost."""
+        """Return the best one or two components and what they cost."""
         image, square = self._columns.T @ target, float(target @ target)
         masses = np.zeros(len(image))
         one = np.clip(image / self._own, 0.0, limit)
@@ -281,22 +281,24 @@ class Fitter:
         return masses, cost
 
 
-def merged(modes: list[Mode], at_most: int) -> tuple[Mode, ...]:
-    """Return modes, hottest first, those made one that cannot be told apart or are too many."""
+def merged(components: list[Component], at_most: int) -> tuple[Component, ...]:
+    """Return components, hottest first; close ones, or too many, are made one."""
     ratio = _SAME_RATE
     while True:
-        kept: list[Mode] = []
-        for mode in sorted(modes, key=lambda mode: (mode.kind, -mode.rate)):
+        kept: list[Component] = []
+        for component in sorted(
+            components, key=lambda component: (component.kind, -component.rate)
+        ):
             last = kept[-1] if kept else None
-            if last and last.kind == mode.kind and last.rate < ratio * mode.rate:
-                pages = last.pages + mode.pages
-                rate = (last.pages * last.rate + mode.pages * mode.rate) / pages
-                kept[-1] = Mode(pages, rate, mode.kind)
+            if last and last.kind == component.kind and last.rate < ratio * component.rate:
+                pages = last.pages + component.pages
+                rate = (last.pages * last.rate + component.pages * component.rate) / pages
+                kept[-1] = Component(pages, rate, component.kind)
             else:
-                kept.append(mode)
+                kept.append(component)
         if len(kept) <= at_most:
-            return tuple(sorted(kept, key=lambda mode: -mode.rate))
-        modes, ratio = kept, ratio * 1.2
+            return tuple(sorted(kept, key=lambda component: -component.rate))
+        components, ratio = kept, ratio * 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +374,7 @@ def _explained(chi2: float, freedom: int) -> bool:
 
 
 def fitter_of(counts: Counts, basis: Basis) -> Fitter:
-    """Return a fitter whose weights, and whether few modes do, come from ``counts`` itself."""
+    """Return a fitter whose weights, and whether few components do, come from ``counts`` itself."""
     expected, few = np.maximum(counts.increments, 1.0), False
     for _ in range(2):
         masses, _ = Fitter(basis, counts.weights(expected)).fit(counts.increments, counts.limit)
@@ -384,7 +386,7 @@ def fitter_of(counts: Counts, basis: Basis) -> Fitter:
 class _Tried(NamedTuple):
     """A burst that was tried."""
 
-    cost: float  # chi-square, and what its modes cost
+    cost: float  # chi-square, and what its components cost
     chi2: float
     burst: Burst
     fitter: Fitter
@@ -452,8 +454,8 @@ def _tried(counts: Counts, period: float, on: float, phases: FloatArray) -> list
         burst = Burst(period, on, float(phase))
         fitter = fitter_of(counts, Basis(counts.seconds, burst))
         masses, chi2 = fitter.fit(counts.increments, counts.limit)
-        modes = len(fitter.basis.modes(masses, 1.0))
-        found.append(_Tried(chi2 + modes * _COST_OF_A_MODE, chi2, burst, fitter))
+        components = len(fitter.basis.components(masses, 1.0))
+        found.append(_Tried(chi2 + components * _COST_OF_A_COMPONENT, chi2, burst, fitter))
     return found
 
 
@@ -467,7 +469,7 @@ def fit_curve(counts: Counts, choice: Choice, rng: np.random.Generator | None = 
     Args:
         counts: the vector's numbers.
         choice: from `choose_fitter`.
-        rng: where one mode explains the vector, draw its rate from all that do so, and a burst
+        rng: where one component explains the vector, draw its rate from all that do so, and a burst
             likewise; None: take the best.
     """
     nonzero = counts.limit * counts.scale
@@ -480,9 +482,9 @@ def fit_curve(counts: Counts, choice: Choice, rng: np.random.Generator | None = 
         freedom = max(1, len(counts.seconds) - 2)
         knots = _joined(counts, nonzero)
         return DirtyCurve((), None, *knots, nonzero, zero, chi2, freedom)
-    modes = fitter.basis.modes(masses, counts.scale)
-    freedom = max(1, len(counts.seconds) - 2 * len(modes))
-    return DirtyCurve(modes, fitter.basis.burst, (), (), nonzero, zero, chi2, freedom)
+    components = fitter.basis.components(masses, counts.scale)
+    freedom = max(1, len(counts.seconds) - 2 * len(components))
+    return DirtyCurve(components, fitter.basis.burst, (), (), nonzero, zero, chi2, freedom)
 
 
 def _joined(counts: Counts, nonzero: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -42,7 +42,7 @@ class Ensemble:
         members: fitted to the resampled vectors, with pages that those missed.
         page_size: bytes.
         guests: core.PRECOPY_GUEST, one per member.
-        modes: core.PRECOPY_MODE, members x modes.
+        components: core.PRECOPY_COMPONENT, members x components.
         knots_ms: times of interpolated points, the same for all members.
         knots_share: shares of the written pages that are dirty then, members x knots.
     """
@@ -51,9 +51,14 @@ class Ensemble:
     members: tuple[DirtyCurve, ...]
     page_size: int
     guests: NDArray[Any]
-    modes: NDArray[Any]
+    components: NDArray[Any]
     knots_ms: FloatArray
     knots_share: FloatArray
+
+    @property
+    def arrays(self) -> core.PrecopyGuests:
+        """The members as the C core takes them."""
+        return core.PrecopyGuests(self.guests, self.components, self.knots_ms, self.knots_share)
 
     def part(self, first: int, end: int) -> Ensemble:
         """Return the members from one to before another."""
@@ -62,7 +67,7 @@ class Ensemble:
             self,
             members=self.members[some],
             guests=self.guests[some],
-            modes=self.modes[some],
+            components=self.components[some],
             knots_share=self.knots_share[some],
         )
 
@@ -134,28 +139,28 @@ def assemble(
     spread = (rng.permutation(len(members)) + 0.5) / max(1, len(members))
     guests["zero_page_factor"] = 0.85 + 0.3 * spread
     knots_s = np.asarray(curve.knots_s)
-    # Interpolated points are a mode of their own, before the others.
+    # Interpolated points are a component of their own, before the others.
     first = int(curve.interpolated)
-    n_modes = first + max((len(member.modes) for member in members), default=0)
-    modes = np.zeros((len(members), n_modes), dtype=core.PRECOPY_MODE)
-    for row, member in zip(modes, members, strict=True):
-        for entry, mode in zip(row[first:], member.modes, strict=False):
-            entry["pages"], entry["rate"] = mode.pages, mode.rate / 1000
-            entry["kind"] = mode.kind
+    n_components = first + max((len(member.components) for member in members), default=0)
+    components = np.zeros((len(members), n_components), dtype=core.PRECOPY_COMPONENT)
+    for row, member in zip(components, members, strict=True):
+        for entry, component in zip(row[first:], member.components, strict=False):
+            entry["pages"], entry["rate"] = component.pages, component.rate / 1000
+            entry["kind"] = component.kind
     shares = np.zeros((len(members), len(knots_s)))
     if curve.interpolated:
         points = np.asarray(
             [np.interp(knots_s, (0.0, *one.knots_s), (0.0, *one.knots_pages)) for one in members]
         )
-        modes["pages"][:, 0] = np.maximum(points[:, -1], 1e-9)
-        modes["kind"][:, 0] = core.ModeKind.TABLE
-        shares = points / modes["pages"][:, :1]
+        components["pages"][:, 0] = np.maximum(points[:, -1], 1e-9)
+        components["kind"][:, 0] = core.ComponentKind.TABLE
+        shares = points / components["pages"][:, :1]
     return Ensemble(
         curve,
         tuple(members),
         measurement.page_size,
         guests,
-        modes,
+        components,
         knots_s * 1000,
         shares,
     )

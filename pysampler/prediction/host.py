@@ -68,7 +68,7 @@ def _errors(migration: Migration, precopy: Precopy) -> FloatArray:
     ensemble = replace(
         one,
         guests=np.repeat(one.guests, n_times),
-        modes=np.repeat(one.modes, n_times, axis=0),
+        components=np.repeat(one.components, n_times, axis=0),
         knots_share=np.repeat(one.knots_share, n_times, axis=0),
     )
     ensemble.guests["zero_page_factor"] *= np.tile(_ZERO_PAGE_US, _MEMBERS)

@@ -135,26 +135,16 @@ def _draw_rounds(axes: Axes, ensemble: Ensemble, prediction: Prediction, precopy
         prediction.cells,
         key=lambda cell: (cell.p_converge >= 0.5, cell.iterations or 0),
     )
-    how = precopy.parameters(ensemble.page_size)
+    parameters = precopy.parameters(ensemble.page_size)
     grid = precopy.cells([(cell.bandwidth, cell.downtime_limit_ms)])
-    guests = ensemble.guests
-    outcomes = core.precopy_grid(
-        how, guests, ensemble.modes, ensemble.knots_ms, ensemble.knots_share, grid
-    )[:, 0]
+    guests = ensemble.arrays
+    outcomes = core.precopy_grid(parameters, guests, grid)[:, 0]
     # The guest in the middle, so that the picture is of one that can happen.
     order = np.argsort(np.where(outcomes["converged"] > 0, outcomes["total_ms"], np.inf))
-    one = slice(order[len(order) // 2], order[len(order) // 2] + 1)
-    outcome, rounds = core.precopy_rounds(
-        how,
-        guests[one],
-        ensemble.modes[one],
-        ensemble.knots_ms,
-        np.ascontiguousarray(ensemble.knots_share[one]),
-        grid,
-        10_000,
-    )
+    middle = guests.part(slice(order[len(order) // 2], order[len(order) // 2] + 1))
+    outcome, rounds = core.precopy_rounds(parameters, middle, grid, 10_000)
     gib = ensemble.page_size / GIB
-    guest = guests[one][0]
+    guest = middle.guests[0]
     seconds = np.append(0.0, rounds["now_ms"][1:] / 1000)
     remaining = rounds["remaining_pages"] * gib
     remaining[0] = (guest["nonzero_pages"] + guest["zero_pages"]) * gib

@@ -93,7 +93,7 @@ def _first_touches(curve: DirtyCurve, precopy_s: float, step: float) -> FloatArr
         touched = curve(times) * (curve(np.asarray(precopy_s)) / max(curve.knots_pages[-1], 1e-9))
         return np.asarray(np.diff(touched) / step)
     rates = np.zeros(len(times) - 1)
-    for mode in curve.modes:
-        left = mode.pages * dirty_share(mode.kind, np.asarray(mode.rate * precopy_s))
-        rates += np.diff(left * dirty_share(mode.kind, mode.rate * times)) / step
+    for component in curve.components:
+        left = component.pages * dirty_share(component.kind, np.asarray(component.rate * precopy_s))
+        rates += np.diff(left * dirty_share(component.kind, component.rate * times)) / step
     return rates

@@ -88,7 +88,7 @@ class Precopy:
             raise UsageError(f"zero_pages: {self.zero_pages!r} is not none, legacy or multifd")
 
     def parameters(self, page_size: int) -> dict[str, float]:
-        """Return the members of struct ps_precopy."""
+        """Return the members of struct ps_precopy_parameters."""
         header: float = migration.PAGE_HEADER_BYTES
         if self.multifd:
             header = migration.MULTIFD_PACKET_HEADER_BYTES / migration.MULTIFD_PACKET_PAGES
@@ -128,7 +128,7 @@ class Precopy:
     def cells(self, grid: Sequence[tuple[float, float | None]]) -> NDArray[Any]:
         """Return PRECOPY_CELLs of (bandwidth in bytes/s, downtime-limit in ms or None)."""
         cells = np.zeros(len(grid), dtype=core.PRECOPY_CELL)
-        cells["longer"] = -1
+        cells["longer_limit_cell"] = -1
         for cell, (bandwidth, limit) in zip(cells, grid, strict=True):
             cell["bandwidth"] = bandwidth / 1000
             cell["link"] = (self.link or bandwidth) / 1000
@@ -140,7 +140,7 @@ def migrate(
     ensemble: Ensemble,
     precopy: Precopy,
     grid: Sequence[tuple[float, float | None]],
-    longer: Sequence[int] | None = None,
+    longer_limit_cells: Sequence[int] | None = None,
 ) -> NDArray[Any]:
     """Migrate every member of an ensemble with every cell.
 
@@ -148,25 +148,19 @@ def migrate(
         ensemble: the guests.
         precopy: how they are migrated.
         grid: (bandwidth in bytes/s, downtime-limit in ms or None) of each cell.
-        longer: for each cell the index of an earlier one with a longer limit and the same
-            bandwidth, or -1; its outcome is the same where that does not converge or does not
+        longer_limit_cells: for each cell the index of an earlier one with a longer limit and the
+            same bandwidth, or -1; its outcome is the same where that does not converge or does not
             notice the shorter limit.
 
     Returns:
         core.PRECOPY_OUTCOME, shape [members, cells].
     """
-    how, cells = precopy.parameters(ensemble.page_size), precopy.cells(grid)
-    if longer is not None:
-        cells["longer"] = longer
-    guests = ensemble.guests
+    parameters, cells = precopy.parameters(ensemble.page_size), precopy.cells(grid)
+    if longer_limit_cells is not None:
+        cells["longer_limit_cell"] = longer_limit_cells
+    guests = ensemble.arrays
     # A few at a time: in between Python sees a Ctrl-C.
-    parts = [slice(first, first + _AT_ONCE) for first in range(0, len(guests), _AT_ONCE)]
+    parts = [slice(first, first + _AT_ONCE) for first in range(0, len(guests.guests), _AT_ONCE)]
     return np.concatenate(
-        [
-            core.precopy_grid(
-                how, guests[part], ensemble.modes[part],
-                ensemble.knots_ms, ensemble.knots_share[part], cells,
-            )
-            for part in parts
-        ]
-    )  # fmt: skip
+        [core.precopy_grid(parameters, guests.part(part), cells) for part in parts]
+    )

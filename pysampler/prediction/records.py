@@ -13,9 +13,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pysampler.core import ModeKind
+from pysampler.core import ComponentKind
 from pysampler.errors import FormatError
-from pysampler.prediction.curve import DirtyCurve, Mode
+from pysampler.prediction.curve import Component, DirtyCurve
 from pysampler.prediction.precopy_model import LIMITS, MULTIFD_CHANNELS
 from pysampler.prediction.prediction import MAX_LIMIT_MS
 from pysampler.units import MAX_RATE, MIB
@@ -149,20 +149,20 @@ def _known_guest(config: dict[str, Any], page_size: int) -> DirtyCurve | None:
         writes = _number(config, "wps")
     except FormatError:
         return None  # a record need not say what its guest does
-    modes: tuple[Mode, ...]
+    components: tuple[Component, ...]
     if kind == "uniform":
-        modes = (Mode(pages, writes / pages, ModeKind.RANDOM),)
+        components = (Component(pages, writes / pages, ComponentKind.RANDOM),)
     elif kind == "seq":
-        modes = (Mode(pages, writes / pages, ModeKind.SEQUENTIAL),)
+        components = (Component(pages, writes / pages, ComponentKind.SEQUENTIAL),)
     elif kind == "hotcold":  # 90 % of the writes go to 10 % of the pages
         hot, cold = 0.1 * pages, 0.9 * pages
-        modes = (
-            Mode(hot, 0.9 * writes / hot, ModeKind.RANDOM),
-            Mode(cold, 0.1 * writes / cold, ModeKind.RANDOM),
+        components = (
+            Component(hot, 0.9 * writes / hot, ComponentKind.RANDOM),
+            Component(cold, 0.1 * writes / cold, ComponentKind.RANDOM),
         )
     else:
         return None
-    return DirtyCurve(modes, None, (), (), fill, max(0.0, ram - fill), 0.0, 1)
+    return DirtyCurve(components, None, (), (), fill, max(0.0, ram - fill), 0.0, 1)
 
 
 def _member(record: object, key: str, kind: type) -> Any:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pysampler.core import PRECOPY_MODES, ModeKind
-from pysampler.prediction.curve import COLDEST, DirtyCurve, Mode, merged
+from pysampler.core import PRECOPY_COMPONENTS, ComponentKind
+from pysampler.prediction.curve import COLDEST, Component, DirtyCurve, merged
 
 if TYPE_CHECKING:
     from pysampler.prediction.curve import Counts
@@ -57,26 +57,31 @@ def with_unseen(
     # Any share of what could not be read, too.
     pages += rng.permutation(even) * counts.unreadable * counts.scale
     return [
-        _with_mode(member, more, rate)
+        _with_component(member, more, rate)
         for member, more, rate in zip(members, pages, rates, strict=True)
     ]
 
 
-def _with_mode(curve: DirtyCurve, pages: float, rate: float) -> DirtyCurve:
-    """Return a curve with a random mode more; where there is no room, taken from the others."""
+def _with_component(curve: DirtyCurve, pages: float, rate: float) -> DirtyCurve:
+    """Return a curve with one more random component; without room, taken from the others."""
     total = curve.nonzero_pages + curve.zero_pages
     pages = min(pages, total)
     if pages <= 0:
         return curve
     knots = curve.knots_pages[-1] if curve.interpolated else 0.0
-    written = knots + sum(mode.pages for mode in curve.modes)
+    written = knots + sum(component.pages for component in curve.components)
     left = min(1.0, (total - pages) / written) if written else 1.0
-    modes = [replace(mode, pages=mode.pages * left) for mode in curve.modes if left > 0]
+    components = [
+        replace(component, pages=component.pages * left)
+        for component in curve.components
+        if left > 0
+    ]
     nonzero = max(curve.nonzero_pages, written * left + pages)
     return replace(
         curve,
-        modes=merged(
-            [*modes, Mode(pages, rate, ModeKind.RANDOM)], PRECOPY_MODES - int(curve.interpolated)
+        components=merged(
+            [*components, Component(pages, rate, ComponentKind.RANDOM)],
+            PRECOPY_COMPONENTS - int(curve.interpolated),
         ),
         knots_pages=tuple(left * each for each in curve.knots_pages),
         nonzero_pages=nonzero,

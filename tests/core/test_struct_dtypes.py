@@ -9,7 +9,7 @@ from pysampler import core
 from pysampler.core.seam import struct_dtype
 
 STRUCTS = {
-    "ps_precopy_mode": core.PRECOPY_MODE,
+    "ps_precopy_component": core.PRECOPY_COMPONENT,
     "ps_precopy_guest": core.PRECOPY_GUEST,
     "ps_precopy_cell": core.PRECOPY_CELL,
     "ps_precopy_outcome": core.PRECOPY_OUTCOME,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from pysampler import Measurement, Precopy, predict
-from pysampler.core import ModeKind
+from pysampler.core import ComponentKind
 from pysampler.errors import FormatError
 from pysampler.prediction.advise import SAFE, _least, advise, quick, quick_from_rate, throttled
-from pysampler.prediction.curve import DirtyCurve, Mode
+from pysampler.prediction.curve import Component, DirtyCurve
 from pysampler.prediction.ensemble import build_ensemble
 from pysampler.prediction.postcopy_model import postcopy
 from pysampler.prediction.precopy_model import migrate
@@ -136,8 +136,8 @@ def test_the_throttle_is_within_5_points_of_brute_force_in_90_percent_of_generat
 
 def test_a_throttled_guest_dirties_as_much_in_a_longer_time(ensemble):
     half = throttled(ensemble, 50)
-    np.testing.assert_allclose(half.modes["rate"], ensemble.modes["rate"] / 2)
-    np.testing.assert_allclose(half.modes["pages"], ensemble.modes["pages"])
+    np.testing.assert_allclose(half.components["rate"], ensemble.components["rate"] / 2)
+    np.testing.assert_allclose(half.components["pages"], ensemble.components["pages"])
 
 
 def test_a_migration_that_converges_needs_no_throttle():
@@ -193,7 +193,9 @@ def simulated_fetches(pages, rate, push, fetch, rng):
 
 def test_page_fetches_agree_with_a_page_by_page_simulation():
     pages, rate, bandwidth, latency = 20_000, 40_000.0, 100e6, 0.5e-3
-    curve = DirtyCurve((Mode(pages, rate / pages, ModeKind.RANDOM),), None, (), (), pages, 0, 0, 1)
+    curve = DirtyCurve(
+        (Component(pages, rate / pages, ComponentKind.RANDOM),), None, (), (), pages, 0, 0, 1
+    )
     found = postcopy(
         curve, bandwidth=bandwidth, page_bytes=4104, latency_s=latency, precopy_s=1e6, vcpus=1
     )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pysampler import Measurement
-from pysampler.core import ModeKind
+from pysampler.core import ComponentKind
 from pysampler.errors import FormatError
 from pysampler.prediction.curve import Burst, Counts, choose_fitter, fit_curve
 from pysampler.vector.schedule import periods_ms
@@ -43,24 +43,24 @@ def fitted(measurement):
 
 def test_a_uniform_writer_is_one_random_mode():
     curve = fitted(vector(0.25 * -np.expm1(-SECONDS / 6.5), seed=1))
-    assert [mode.kind for mode in curve.modes] == [ModeKind.RANDOM]
+    assert [mode.kind for mode in curve.components] == [ComponentKind.RANDOM]
     # 65536 pages at 1/6.5 s; 1600 of 8192 samples tell them to about 3 % (one sd).
-    assert curve.modes[0].pages == pytest.approx(65_536, rel=0.12)
-    assert curve.modes[0].rate == pytest.approx(1 / 6.5, rel=0.12)
+    assert curve.components[0].pages == pytest.approx(65_536, rel=0.12)
+    assert curve.components[0].rate == pytest.approx(1 / 6.5, rel=0.12)
 
 
 def test_a_hot_and_a_cold_part_are_two_random_modes_hottest_first():
     shares = 0.05 * -np.expm1(-SECONDS / 0.7) + 0.45 * -np.expm1(-SECONDS / 60)
-    hot, cold = fitted(vector(shares, seed=2)).modes
-    assert hot.kind is cold.kind is ModeKind.RANDOM
+    hot, cold = fitted(vector(shares, seed=2)).components
+    assert hot.kind is cold.kind is ComponentKind.RANDOM
     assert hot.pages == pytest.approx(0.05 * 262_144, rel=0.25)
     assert hot.rate > 5 * cold.rate
 
 
 def test_a_sequential_writer_is_told_from_a_random_one():
     curve = fitted(vector(0.5 * np.minimum(1, SECONDS / 13.1), seed=3))
-    assert [mode.kind for mode in curve.modes] == [ModeKind.SEQUENTIAL]
-    assert 1 / curve.modes[0].rate == pytest.approx(13.1, rel=0.1)
+    assert [mode.kind for mode in curve.components] == [ComponentKind.SEQUENTIAL]
+    assert 1 / curve.components[0].rate == pytest.approx(13.1, rel=0.1)
 
 
 def test_a_writer_in_bursts_is_recognised():

@@ -13,7 +13,7 @@ from known_guests import GIB_PAGES, guest, guest_of, in_order, uniform
 
 from pysampler import Measurement, Precopy, core, predict
 from pysampler.errors import FormatError, UsageError
-from pysampler.prediction.curve import DirtyCurve, Mode
+from pysampler.prediction.curve import Component, DirtyCurve
 from pysampler.prediction.ensemble import assemble
 from pysampler.prediction.evaluate import evaluate
 from pysampler.prediction.host import set_up
@@ -154,7 +154,7 @@ def test_dirty_logging_slows_the_guest_and_so_the_dirtying():
 
 
 def test_a_sequential_writer_dirties_a_straight_line():
-    lap = Mode(GIB_PAGES / 2, 1 / 13.1, core.ModeKind.SEQUENTIAL)
+    lap = Component(GIB_PAGES / 2, 1 / 13.1, core.ComponentKind.SEQUENTIAL)
     ensemble = guest(lap, members=16)
     outcomes = migrate(ensemble, Precopy(link=2e9), [(52_428_800.0, 1000.0)])[:, 0]
     # The bulk takes 20 s, so each page is dirty; 10,000 of 12,800 pages a second are dirtied again.
@@ -182,8 +182,7 @@ def test_the_rounds_are_those_of_the_migration():
     how = Precopy(link=2e9)
     cells = how.cells([(200e6, 300.0)])
     outcome, rounds = core.precopy_rounds(
-        how.parameters(4096), ensemble.guests, ensemble.modes, ensemble.knots_ms,
-        ensemble.knots_share, cells, 1000,
+        how.parameters(4096), ensemble.arrays, cells, 1000
     )  # fmt: skip
     assert len(rounds) == outcome["iterations"][0]
     assert (np.diff(rounds["now_ms"][1:]) > 0).all()
@@ -200,7 +199,7 @@ def test_the_rounds_are_those_of_the_migration():
 )
 def test_nothing_breaks_whatever_the_guest(modes, zero, bandwidth):
     ensemble = guest(
-        *(Mode(m * GIB_PAGES, 1 / s, core.ModeKind(kind)) for m, s, kind in modes),
+        *(Component(m * GIB_PAGES, 1 / s, core.ComponentKind(kind)) for m, s, kind in modes),
         nonzero=GIB_PAGES,
         zero=zero * GIB_PAGES,
         members=3,
@@ -280,7 +279,7 @@ def test_the_loop_itself_has_no_scale(factor):
     larger = guest(uniform(0.2, 2), uniform(0.3, 30), zero=GIB_PAGES / 2, members=4)
     for pages in ("nonzero_pages", "zero_pages"):
         larger.guests[pages] *= factor
-    larger.modes["pages"] *= factor
+    larger.components["pages"] *= factor
     how = Precopy(zero_page_us=0.5).parameters(4096)
     scaled = dict(how, zero_page_ms=how["zero_page_ms"] / factor)
     for size in ("flush_bytes", "device_bytes"):
@@ -288,8 +287,7 @@ def test_the_loop_itself_has_no_scale(factor):
     grid = [(b, limit) for b in (1e8, 2e8, 8e8) for limit in (50.0, 300.0, None)]
     outcomes, of_larger = (
         core.precopy_grid(
-            with_these, one.guests, one.modes, one.knots_ms, one.knots_share,
-            Precopy(link=2e9 * k).cells([(b * k, limit) for b, limit in grid]),
+            with_these, one.arrays, Precopy(link=2e9 * k).cells([(b * k, limit) for b, limit in grid]),
         )
         for with_these, one, k in ((how, ensemble, 1), (scaled, larger, factor))
     )  # fmt: skip
@@ -370,17 +368,23 @@ def test_arrays_of_another_shape_never_reach_c():
     how = Precopy().parameters(4096)
     cells = Precopy().cells([(1e9, 300.0)])
     with pytest.raises(ValueError, match="of each guest"):
-        core.precopy_grid(
-            how, ensemble.guests, ensemble.modes[:0], ensemble.knots_ms, ensemble.knots_share, cells
+        core.PrecopyGuests(
+            ensemble.guests, ensemble.components[:0], ensemble.knots_ms, ensemble.knots_share
         )
-    with pytest.raises(TypeError, match="ps_precopy_mode"):
+    with pytest.raises(TypeError, match="ps_precopy_component"):
         core.precopy_grid(
-            how, ensemble.guests, np.zeros((1, 1)), ensemble.knots_ms, ensemble.knots_share, cells
+            how,
+            core.PrecopyGuests(
+                ensemble.guests, np.zeros((1, 1)), ensemble.knots_ms, ensemble.knots_share
+            ),
+            cells,
         )
-    too_many = np.zeros((1, core.PRECOPY_MODES + 1), dtype=core.PRECOPY_MODE)
+    too_many = np.zeros((1, core.PRECOPY_COMPONENTS + 1), dtype=core.PRECOPY_COMPONENT)
     with pytest.raises(OSError, match="ps_precopy_grid"):
         core.precopy_grid(
-            how, ensemble.guests, too_many, ensemble.knots_ms, ensemble.knots_share, cells
+            how,
+            core.PrecopyGuests(ensemble.guests, too_many, ensemble.knots_ms, ensemble.knots_share),
+            cells,
         )
 
 
@@ -391,6 +395,5 @@ def test_a_loop_that_would_not_end_is_refused(member, value):
     how = Precopy().parameters(4096) | {member: value}
     with pytest.raises(OSError, match="ps_precopy_grid"):
         core.precopy_grid(
-            how, ensemble.guests, ensemble.modes, ensemble.knots_ms, ensemble.knots_share,
-            Precopy().cells([(1e9, 300.0)]),
+            how, ensemble.arrays, Precopy().cells([(1e9, 300.0)]),
         )  # fmt: skip

@@ -79,7 +79,7 @@ def test_bursts_hold_missed_pages_as_well():
     vector = with_dirty(300 * (1 - np.exp(-active / 2)), n_sampled_pages=2048)
     ensemble = build_ensemble(vector, 400, seed=0)
     assert "in bursts" in ensemble.curve.quality
-    assert max(len(one.modes) for one in ensemble.members) > len(ensemble.curve.modes)
+    assert max(len(one.components) for one in ensemble.members) > len(ensemble.curve.components)
 
 
 @pytest.mark.parametrize(("pages", "sampled", "several"), [(80, 2048, True), (3000, 32768, False)])
