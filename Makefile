@@ -29,7 +29,7 @@ CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 $(CORE): EXTRAS =
-$(DEV): EXTRAS = [plot,compression,completion,test,lint,fuzz]
+$(DEV): EXTRAS = [plot,validate,compression,completion,test,lint,fuzz]
 $(BENCH): EXTRAS = [bench]
 $(CORE) $(DEV) $(BENCH): $(VENV)/.made-$(TAG) $(BUILD)
 	$(PIP) --editable '.$(EXTRAS)'

@@ -6,10 +6,9 @@ from __future__ import annotations
 import io
 import json
 import time
-from html import escape
 from importlib import resources
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pysampler.errors import MissingFeatureError
 from pysampler.host.figures import load_matplotlib
@@ -21,7 +20,7 @@ from pysampler.validation.row import DIRTY_BITMAP
 from pysampler.validation.summary import cells, summaries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from matplotlib.figure import Figure
 
@@ -45,10 +44,11 @@ def need_extras() -> None:
     """Refuse to measure for minutes what could not be drawn then; load what draws.
 
     Raises:
-        MissingFeatureError: matplotlib is not installed.
+        MissingFeatureError: matplotlib or jinja2 is not installed.
     """
-    if find_spec("matplotlib") is None:
-        raise MissingFeatureError("needs matplotlib: pip install 'pysampler[validate]'")
+    for name in ("matplotlib", "jinja2"):
+        if find_spec(name) is None:
+            raise MissingFeatureError(f"needs {name}: pip install 'pysampler[validate]'")
     load_matplotlib()
 
 
@@ -61,9 +61,10 @@ def write_report(folder: str, rows: Sequence[Row], machine: dict[str, Any]) -> l
         machine: as `pysampler.host.machine.facts` gives it.
 
     Raises:
-        MissingFeatureError: matplotlib is not installed.
+        MissingFeatureError: matplotlib or jinja2 is not installed.
         PysamplerError: the folder cannot be written.
     """
+    need_extras()
     figures = draw(cells(rows))
     svgs = {name: _image(figure, "svg") for name, figure in figures.items()}
     files: dict[str, bytes] = {
@@ -97,61 +98,36 @@ def _image(figure: Figure, kind: str) -> bytes:
 
 
 def _page(rows: Sequence[Row], machine: dict[str, Any], svgs: dict[str, bytes]) -> str:
-    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
-    found = cells(rows)
+
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 (an extra)
+    from markupsafe import Markup  # noqa: PLC0415
+
+    def packaged(name: str) -> str:
+        return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
     said = summaries(rows)
-    parts = [
-        "<h1>Page sampling against theory and the truth</h1>",
-        f'<p class="byline">{escape(_byline(rows, machine))}</p>',
-        "<ul>",
-        *(f"<li>{escape(sentence)}</li>" for sentence in findings(rows, said)),
-        "</ul>",
-        _summary_table(said),
-    ]
-    for number, (name, image) in enumerate(svgs.items(), 1):
-        svg = image.decode()
-        parts.append(
-            f"<figure>{svg[svg.index('<svg') :]}"
-            f"<figcaption><b>Figure {number}.</b> {escape(_CAPTIONS[name])}</figcaption></figure>"
-        )
-    parts += [
-        "<h2>All cells</h2>",
-        _cell_table(found),
-        _METHOD,
-        "<h2>The machine</h2>",
-        _facts(machine),
-        _FILES,
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<title>Page sampling against theory</title>"
-        f"<style>\n{style}</style></head>\n<body><main>\n"
-        + "\n".join(parts)
-        + "\n</main></body></html>\n"
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.from_string(packaged("report.html.j2")).render(
+        # Our own markup: it is not escaped.
+        style=Markup(packaged("report.css")),  # noqa: S704
+        byline=_byline(rows, machine),
+        findings=findings(rows, said),
+        summaries=_summary_table(said),
+        figures=[
+            {"svg": Markup(_svg_element(image)), "caption": _CAPTIONS[name]}  # noqa: S704
+            for name, image in svgs.items()
+        ],
+        cells=_cell_table(cells(rows)),
+        facts=_facts(machine),
     )
 
 
-_METHOD = """
-<h2>How it was measured</h2>
-<p>One emulated vCPU writes its guest's memory and counts its writes in shared memory. The counter
-is read where the baseline pass and the compare pass start; theory is the expected number of
-distinct pages after the writes counted between the two, so that no rate is assumed. Calc-times,
-methods and repeats come in shuffled order.</p>
-<p><i>sd</i> is the standard deviation that theory expects of the measured rate: that of the
-sample together with that of the writer. <i>z</i> is the deviation in these units. A row takes
-part in the chi-square when at least five dirty and five clean samples are expected; elsewhere z
-is too skewed.</p>
-<p>Exact tracking has no sampling error, so no z: it differs from theory by what is written while
-tracking is switched on and read out.</p>
-<p>The <i>truth</i> is what the guest itself notes, the time of each page's last write, looked up
-just before the compare pass, and compared with the theory of the writes counted until then.</p>
-"""
-
-_FILES = """
-<p class="note">Beside this page: the raw rows as JSON Lines (rows.jsonl), the machine
-(machine.json), and the figures as SVG and PNG.</p>
-"""
+def _svg_element(image: bytes) -> str:
+    """Return an SVG file without what comes before its element."""
+    svg = image.decode()
+    return svg[svg.index("<svg") :]
 
 
 def _byline(rows: Sequence[Row], machine: dict[str, Any]) -> str:
@@ -193,23 +169,39 @@ def findings(rows: Sequence[Row], said: Sequence[Summary]) -> list[str]:
     return sentences
 
 
-def _summary_table(said: Sequence[Summary]) -> str:
+class _Line(NamedTuple):
+    """A line of a table: texts with their CSS classes."""
+
+    cells: list[tuple[str, str]]
+    first: bool = False  # of what belongs together
+
+
+_Table = tuple[list[tuple[str, str]], list[_Line]]
+
+
+def _summary_table(said: Sequence[Summary]) -> _Table:
+    """Return titles and lines of the table by method and size."""
     lines = [
-        _row(
-            _cell(summary.method, "name"),
-            _cell(format_size(summary.size)),
-            _cell(f"{summary.judgement.n_rows}"),
-            _cell(f"{summary.judgement.mean_deviation:.2%}"),
-            _cell(f"{summary.judgement.worst_deviation:.2%}"),
-            _cell(
-                "-" if summary.published_deviation is None else f"{summary.published_deviation:.1%}"
-            ),
-            *_chi_square_cells(summary.judgement),
-            _cell(f"{summary.slowed:.1%}"),
+        _Line(
+            [
+                (summary.method, "name"),
+                (format_size(summary.size), ""),
+                (f"{summary.judgement.n_rows}", ""),
+                (f"{summary.judgement.mean_deviation:.2%}", ""),
+                (f"{summary.judgement.worst_deviation:.2%}", ""),
+                (
+                    "-"
+                    if summary.published_deviation is None
+                    else f"{summary.published_deviation:.1%}",
+                    "",
+                ),
+                *_chi_square_cells(summary.judgement),
+                (f"{summary.slowed:.1%}", ""),
+            ]
         )
         for summary in said
     ]
-    head = (
+    head = [
         ("method", "text"),
         ("size", ""),
         ("rows", ""),
@@ -220,47 +212,49 @@ def _summary_table(said: Sequence[Summary]) -> str:
         ("chi-square", ""),
         ("p", ""),
         ("writer slowed", ""),
-    )
-    return _table(
-        "Table 1. Deviation from theory at the counted rate, by method and size.", head, lines
-    )
+    ]
+    return head, lines
 
 
-def _chi_square_cells(judgement: Judgement) -> list[str]:
+def _chi_square_cells(judgement: Judgement) -> list[tuple[str, str]]:
     if not judgement.n_judged:
-        return [_cell("-")] * 3
+        return [("-", "")] * 3
     return [
-        _cell(f"{judgement.n_outside} of {judgement.n_judged}"),
-        _cell(f"{judgement.chi_square:.1f}"),
-        _cell(f"{judgement.p_value:.2g}", "bad" if judgement.biased else "good"),
+        (f"{judgement.n_outside} of {judgement.n_judged}", ""),
+        (f"{judgement.chi_square:.1f}", ""),
+        (f"{judgement.p_value:.2g}", "bad" if judgement.biased else "good"),
     ]
 
 
-def _cell_table(found: Sequence[Cell]) -> str:
+def _cell_table(found: Sequence[Cell]) -> _Table:
+    """Return titles and lines of the table of all cells."""
     lines = []
     before = None
     has_published = any(cell.published for cell in found)
     for cell in found:
         where = (cell.size, cell.calc_time_ms)
+        is_exact = cell.method == DIRTY_BITMAP
         lines.append(
-            _row(
-                _cell(format_size(cell.size) if where != before else ""),
-                _cell(str(cell.calc_time_ms) if where != before else ""),
-                _cell(cell.method, "name"),
-                _cell(f"{cell.wps / 1e6:.3f}"),
-                _cell(f"{cell.theory:.0f}"),
-                _cell(f"{cell.measured:.0f}"),
-                _cell(f"{cell.deviation:+.2%}"),
-                _cell("-" if cell.method == DIRTY_BITMAP else f"{cell.sd:.1f}"),
-                _cell("-" if cell.method == DIRTY_BITMAP else f"{cell.z:+.1f}"),
-                _cell(f"{cell.truth:.0f}"),
-                _cell(f"{cell.truth_deviation:+.2%}"),
-                *(_published_cells(cell) if has_published else ()),
+            _Line(
+                [
+                    (format_size(cell.size) if where != before else "", ""),
+                    (str(cell.calc_time_ms) if where != before else "", ""),
+                    (cell.method, "name"),
+                    (f"{cell.wps / 1e6:.3f}", ""),
+                    (f"{cell.theory:.0f}", ""),
+                    (f"{cell.measured:.0f}", ""),
+                    (f"{cell.deviation:+.2%}", ""),
+                    ("-" if is_exact else f"{cell.sd:.1f}", ""),
+                    ("-" if is_exact else f"{cell.z:+.1f}", ""),
+                    (f"{cell.truth:.0f}", ""),
+                    (f"{cell.truth_deviation:+.2%}", ""),
+                    *(_published_cells(cell) if has_published else ()),
+                ],
                 first=where != before,
             )
         )
         before = where
-    head = (
+    head = [
         ("size", ""),
         ("calc-time, ms", ""),
         ("method", "text"),
@@ -272,46 +266,23 @@ def _cell_table(found: Sequence[Cell]) -> str:
         ("z", ""),
         ("truth", ""),
         ("its dev.", ""),
-        *((("published theory", ""), ("published", "")) if has_published else ()),
-    )
-    return _table("Table 2. Rates in MiB/s, means over repeats.", head, lines)
+        *([("published theory", ""), ("published", "")] if has_published else []),
+    ]
+    return head, lines
 
 
-def _published_cells(cell: Cell) -> list[str]:
+def _published_cells(cell: Cell) -> list[tuple[str, str]]:
     figures = cell.published
     if figures is None:
-        return [_cell("")] * 2
+        return [("", "")] * 2
     measured = figures.dirty_bitmap if cell.method == DIRTY_BITMAP else figures.page_sampling
-    return [_cell(str(figures.theory)), _cell(str(measured))]
+    return [(str(figures.theory), ""), (str(measured), "")]
 
 
-def _table(caption: str, head: Iterable[tuple[str, str]], lines: Iterable[str]) -> str:
-    titles = "".join(f'<th class="{kind}">{escape(title)}</th>' for title, kind in head)
-    return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
-def _row(*fields: str, first: bool = False) -> str:
-    return f"<tr{' class=first' if first else ''}>{''.join(fields)}</tr>"
-
-
-def _cell(text: str, kind: str = "") -> str:
-    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
-
-
-def _facts(machine: dict[str, Any]) -> str:
+def _facts(machine: dict[str, Any]) -> list[tuple[str, str]]:
     shown = {
         **machine,
         "memory": format_size(machine["memory"]),
         "last-level-cache": format_size(machine["last-level-cache"]),
     }
-    return (
-        "<dl>"
-        + "".join(
-            f"<dt>{escape(key)}</dt><dd>{escape('-' if value is None else str(value))}</dd>"
-            for key, value in shown.items()
-        )
-        + "</dl>"
-    )
+    return [(key, "-" if value is None else str(value)) for key, value in shown.items()]

@@ -79,11 +79,14 @@ def test_a_store_that_is_not_there_is_not_made_by_comparing(capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_library_is_told_before_anything_is_measured(capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
+def test_a_missing_library_is_told_before_anything_is_measured(
+    capsys, tmp_path, monkeypatch, library
+):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "find_spec", lambda name: None if name == "matplotlib" else name)
+    monkeypatch.setattr(report, "find_spec", lambda name: None if name == library else name)
     assert main(["validate", "--store", "s.sqlite", "--sizes", "64M", "-o", "r"]) == 1
-    assert "needs matplotlib: pip install" in capsys.readouterr().err
+    assert f"needs {library}: pip install" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
