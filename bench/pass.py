@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pysampler import _native, core
+from pysampler.benchmark.harness import UNSTABLE, spread_of
 from pysampler.core import Hash, Hasher, Simd
 from pysampler.units import format_size, parse_size
 
@@ -45,7 +46,6 @@ PAGES_FOR_THREADS = 16384  # the samples of a 32 GiB VM
 BATCH_PAGES = 32  # as the sampler's own reader of process memory
 LATE_NS = 500_000  # a thread that begins later found no free CPU
 LEAST_ROUNDS = 11
-UNSTABLE = 0.1  # interquartile range over median
 
 
 @dataclass
@@ -62,9 +62,8 @@ class Contender:
         return statistics.median(self.seconds)
 
     def spread(self) -> float:
-        """Return the interquartile range as a part of the median."""
-        low, _, high = statistics.quantiles(self.seconds, n=4)
-        return (high - low) / self.median()
+        """Return half the interquartile range as a part of the median."""
+        return spread_of(self.seconds)
 
 
 @dataclass(frozen=True)
@@ -316,7 +315,7 @@ def show(contenders: dict[str, Contender], console: Console) -> None:
     times = Table(title="ns per page of 4096 bytes")
     times.add_column()
     times.add_column("pass")
-    for column in ("median", "min", "IQR", ""):
+    for column in ("median", "min", "IQR/2", ""):
         times.add_column(column, justify="right")
     for contender in contenders.values():
         times.add_row(

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 UNSTABLE = 0.1
 
 
+def spread_of(figures: Sequence[float]) -> float:
+    """Return half the interquartile range over the median; 0 for a single figure."""
+    if len(figures) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(figures, n=4, method="inclusive")
+    return (high - low) / 2 / statistics.median(figures)
+
+
 @dataclass
 class Timing:
     """One case and what it took, round by round.
@@ -41,10 +49,7 @@ class Timing:
     @property
     def spread(self) -> float:
         """Return half the interquartile range over the median; 0 for a single round."""
-        if len(self.ns_per_page) < 2:
-            return 0.0
-        low, _, high = statistics.quantiles(self.ns_per_page, n=4, method="inclusive")
-        return (high - low) / 2 / self.median
+        return spread_of(self.ns_per_page)
 
     @property
     def unstable(self) -> bool:

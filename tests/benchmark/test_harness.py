@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from pysampler.benchmark.harness import Timing, run_rounds
+from pysampler.benchmark.harness import Timing, run_rounds, spread_of
 
 
 class Work:
@@ -51,3 +51,9 @@ def test_a_case_that_varies_is_unstable_and_a_single_outlier_is_not():
 
 def test_one_round_has_no_spread():
     assert Timing(lambda: None, 1, ns_per_page=[3.0]).spread == 0
+
+
+def test_the_spread_is_half_the_interquartile_range_over_the_median():
+    # Quartiles of 80, 90 .. 120 are 90 and 110.
+    assert spread_of([80.0, 90.0, 100.0, 110.0, 120.0]) == pytest.approx(0.1)
+    assert spread_of([7.0]) == 0
