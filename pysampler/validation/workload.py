@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Workload:
+class WorkloadTheory:
     """A workload of ``pysampler guest`` with its theory.
 
     Attributes:
@@ -72,9 +72,9 @@ class Workload:
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("uniform", theory.uniform, together=True),
-        Workload("hotcold", theory.hot_cold, together=True),
-        Workload("zipf", theory.zipf, together=False),
-        Workload("sweep", Sweep, together=True),
+        WorkloadTheory("uniform", theory.uniform, together=True),
+        WorkloadTheory("hotcold", theory.hot_cold, together=True),
+        WorkloadTheory("zipf", theory.zipf, together=False),
+        WorkloadTheory("sweep", Sweep, together=True),
     )
 }
