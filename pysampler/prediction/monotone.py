@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Tables in which more bandwidth or a longer downtime-limit never makes a migration later.
 
-QEMU's loop does that now and then: the 100 ms windows fall otherwise, and a sync comes one window
-later. Who reads a prediction takes it for more than that.
+In QEMU's loop that happens now and then: the 100 ms windows fall otherwise, and a sync comes one
+window later. A reader of a prediction would take it for a fault, or for more than it is.
 
 So a guest is migrated at fixed places only, the same in every table. The octaves of a value come
 first, each taken to be at least as late as the one above. Then the octave with the value in it is
@@ -42,7 +42,7 @@ class _Step:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How a value is reached.
+    """The way to a value.
 
     Attributes:
         steps: in their order, the bounds of each before itself.
