@@ -8,6 +8,7 @@ COST_RATIO is the time of QEMU's own loop (XXH64, no prefetch) over that of XXH3
 cold page. `bench/pass.py` and `pysampler bench` print it for a machine; the claim holds from 2.8 up.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -47,10 +48,16 @@ GUESTS = {
 }
 
 
-def dirty_pages(name, seed):
+@functools.cache
+def dirty_bits(name, seed):
+    """A guest's dirty pages, 32 KiB: several tests look at the same guests."""
     writer, place, load = GUESTS[name]
     rng = np.random.default_rng([seed, 31])
-    return rng.random(N_PAGES) < -np.expm1(-place(writer, rng) * (load * N_PAGES))
+    return np.packbits(rng.random(N_PAGES) < -np.expm1(-place(writer, rng) * (load * N_PAGES)))
+
+
+def dirty_pages(name, seed):
+    return np.unpackbits(dirty_bits(name, seed)).view(bool)
 
 
 def exact_of_qemu(dirty, n):
