@@ -7,6 +7,7 @@ PysamplerError                    everything below; exit code 1 unless said othe
 │   └── AccessError               the same for want of rights; the message names the cure
 ├── FormatError                   text that is not a vector; the message names the key
 ├── MissingFeatureError           a kernel feature or an optional package is not there
+├── StateError                    the emulated guest is in a state in which that cannot be done
 ├── FaultError                    a RAMBlock vanished while it was read
 └── MeasurementInterruptedError   a measurement ended early and carries what it has (exit code 3);
                                   in vector/interrupted.py, as it knows what a Measurement is
@@ -41,6 +42,10 @@ class FormatError(PysamplerError):
 
 class MissingFeatureError(PysamplerError):
     """This machine lacks a kernel feature, a library or an optional package."""
+
+
+class StateError(PysamplerError):
+    """The emulated guest is in a state in which that cannot be done."""
 
 
 class FaultError(PysamplerError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pysampler import Measurement, Mode, Status
 from pysampler.errors import MissingFeatureError
+from pysampler.guest.run_state import RunState, check_cont
 from pysampler.qmp.address import listen
 from pysampler.qmp.server import QmpServer
 
@@ -31,15 +32,25 @@ class FakeVcpu:
 @dataclass
 class FakeGuest:
     blocks: tuple = (FakeBlock("pc.ram", 1 << 28), FakeBlock("vga", 16 << 20))
-    running: bool = True
+    state: RunState = RunState.RUNNING
     truth: bool = True
     shutdown_requested: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def running(self):
+        return self.state is RunState.RUNNING
+
     def stop(self):
-        self.running = False
+        was_running = self.running
+        if was_running:
+            self.state = RunState.PAUSED
+        return was_running
 
     def cont(self):
-        self.running = True
+        was_running = self.running
+        check_cont(self.state)
+        self.state = RunState.RUNNING
+        return not was_running
 
     def vcpus(self):
         return (FakeVcpu(0, 4001), FakeVcpu(1, 4002, "idle", 0, 0.0))

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pysampler.errors import MissingFeatureError, PysamplerError, UsageError
+from pysampler.errors import MissingFeatureError, PysamplerError, StateError, UsageError
 from pysampler.guest.ram import SharedArray, named
+from pysampler.guest.run_state import RunState, check_cont, check_transition
 from pysampler.guest.vcpu import VcpuThread, work
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 MAX_VCPUS = 255
 SLOT_BYTES = 64  # a cache line: vCPUs do not disturb each other
+
+# How long `stop` waits for a vCPU that is held in a write. It is longer than a guest takes to let
+# itself go after its tracker has died; see `guest.held`.
+STOP_LIMIT_S = 10.0
 
 MAX_THROTTLE = 99.9  # percent: it sleeps for 10 s then, after each 10 ms
 
@@ -56,8 +61,14 @@ class Guest:
         shutdown_requested: set when it is to end; whoever owns it waits for that and closes it.
     """
 
-    def __init__(self, ram: Ram, phases: Phases, seed: int = 0) -> None:
+    def __init__(self, ram: Ram, phases: Phases, seed: int = 0, *, incoming: bool = False) -> None:
         """Prepare vCPUs, one per workload of ``phases``; the guest owns ``ram`` from here on.
+
+        Args:
+            ram: its memory.
+            phases: what its vCPUs do.
+            seed: what that is computed from.
+            incoming: it waits for an incoming migration; else it is ready to run.
 
         Raises:
             UsageError: a workload that does not fit its block.
@@ -70,10 +81,12 @@ class Guest:
         self.ram = ram
         self.shutdown_requested = threading.Event()
         self._phases = phases
-        self._control = threading.Lock()  # one stop, cont or close at a time
-        self._changed = threading.Condition()
-        self._running = False
+        self._changed = threading.Condition()  # guards all that follows
+        self._state = RunState.INMIGRATE if incoming else RunState.PRELAUNCH
+        self._autostart = False
         self._closing = False
+        self._stopping = False  # since it ran nobody has found that all vCPUs stand
+        self._n_stands = 0  # how often all vCPUs have come to stand
         self._guest_ns = 0  # the guest's clock where it stands
         self._origin_ns = 0  # CLOCK_MONOTONIC of its 0 while it runs
         self._history: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=64)
@@ -98,33 +111,78 @@ class Guest:
         return sum(block.length for block in self.blocks)
 
     @property
+    def state(self) -> RunState:
+        """What it does."""
+        return self._state
+
+    @property
     def running(self) -> bool:
         """Whether it runs, between `cont` and `stop`."""
-        return self._running
+        return self._state is RunState.RUNNING
 
-    def stop(self) -> None:
-        """Stop all vCPUs. When this returns none writes, and counters and truth are exact."""
-        with self._control, self._changed:
-            if self._running:
-                self._guest_ns = time.monotonic_ns() - self._origin_ns
-                self._running = False
-            for thread in self._threads:
-                thread.interrupt()
-            # A vCPU that a tracker holds in a write stands only when it is let go.
-            self._changed.wait_for(
-                lambda: self._closing or all(thread.parked for thread in self._threads)
-            )
+    @property
+    def autostart(self) -> bool:
+        """Whether it is to run when its incoming migration is done."""
+        return self._autostart
 
-    def cont(self) -> None:
-        """Let the vCPUs run."""
-        with self._control, self._changed:
-            if self._running or self._closing:
-                return
-            for thread in self._threads:
-                thread.resume()
-            self._origin_ns = time.monotonic_ns() - self._guest_ns
-            self._running = True
-            self._changed.notify_all()
+    def stop(self) -> bool:
+        """Stop all vCPUs. When this returns none writes, and counters and truth are exact.
+
+        A guest that does not run keeps its state. One that waits for an incoming migration will not
+        run by itself when it is done.
+
+        Returns:
+            Whether it has stopped now.
+
+        Raises:
+            StateError: a vCPU is held in a write for `STOP_LIMIT_S`. It stops when it is let go.
+        """
+        with self._changed:
+            if self._state is RunState.INMIGRATE:
+                self._autostart = False
+                return False
+            if self._state is RunState.RUNNING:
+                self._enter(RunState.PAUSED)
+            self._await_stand()
+            stopped, self._stopping = self._stopping, False
+            return stopped
+
+    def cont(self) -> bool:
+        """Let the vCPUs run; those of an incoming migration, when it is done.
+
+        Returns:
+            Whether it has begun to run now.
+
+        Raises:
+            StateError: it cannot run in its state, or a vCPU has been held in a write since a
+                `stop`, for `STOP_LIMIT_S` from now on.
+        """
+        with self._changed:
+            if self._state is RunState.INMIGRATE:
+                self._autostart = True
+                return False
+            if self._state is not RunState.RUNNING:
+                self._await_stand()
+            if self._state is RunState.RUNNING:
+                return False
+            check_cont(self._state)
+            self._enter(RunState.RUNNING)
+            return True
+
+    def transition(self, to: RunState) -> None:
+        """Bring the guest into another state, as a migration does; vCPUs stop or run with it.
+
+        Raises:
+            StateError: there is no way from its state to that, or a vCPU is held in a write for
+                `STOP_LIMIT_S`.
+        """
+        with self._changed:
+            if self._state is not RunState.RUNNING:
+                self._await_stand()
+            self._enter(to)
+            if to is not RunState.RUNNING:
+                self._await_stand()
+            self._stopping = False
 
     def vcpus(self) -> tuple[VcpuInfo, ...]:
         """Return what the vCPUs do and have done."""
@@ -203,7 +261,7 @@ class Guest:
     def clock_ns(self) -> int:
         """Return the guest's clock: ns that it has run."""
         with self._changed:
-            return time.monotonic_ns() - self._origin_ns if self._running else self._guest_ns
+            return time.monotonic_ns() - self._origin_ns if self.running else self._guest_ns
 
     def count_dirty_since(self, monotonic_ns: int) -> dict[str, int]:
         """Return per block, by idstr, how many pages have been written since a time.
@@ -249,30 +307,71 @@ class Guest:
         with self._changed:
             if self._closing:
                 return
-            self._closing, self._running = True, False
+            self._closing = True
+            if self._state is not RunState.SHUTDOWN:
+                self._enter(RunState.SHUTDOWN)
+            self._changed.notify_all()
+        deadline = time.monotonic() + _HELD_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            return  # someone holds it in a fault; its memory ends with the process
+        self.counters.close()
+        self.ram.close()
+
+    def _enter(self, to: RunState) -> None:
+        """Change the state, the lock being held; vCPUs that must stop have yet to be waited for."""
+        check_transition(self._state, to)
+        if self._state is RunState.RUNNING:
+            self._guest_ns = time.monotonic_ns() - self._origin_ns
+            self._stopping = True
             for thread in self._threads:
                 thread.interrupt()
-            self._changed.notify_all()
-        with self._control:
-            deadline = time.monotonic() + _HELD_S
+        if to is RunState.RUNNING:
             for thread in self._threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
-            if any(thread.is_alive() for thread in self._threads):
-                return  # someone holds it in a fault; its memory ends with the process
-            self.counters.close()
-            self.ram.close()
+                thread.resume()
+            self._origin_ns = time.monotonic_ns() - self._guest_ns
+        self._state = to
+        self._changed.notify_all()
+
+    def _await_stand(self) -> None:
+        """Wait until all vCPUs stand, or the guest ends; the lock is held but while it waits.
+
+        Raises:
+            StateError: a vCPU is held in a write.
+        """
+        if all(thread.parked for thread in self._threads):
+            return
+        before = self._n_stands  # counted, as another thread may let them run again at once
+        if self._changed.wait_for(
+            lambda: self._closing or self._n_stands > before, timeout=STOP_LIMIT_S
+        ):
+            return
+        held = next(thread.index for thread in self._threads if not thread.parked)
+        raise StateError(
+            f"vCPU {held} has not stopped within {STOP_LIMIT_S:g} s: it is held in a write, and"
+            " will stop when it is let go; end the process that tracks this guest's memory, then"
+            " try again"
+        )
+
+    def _park(self, thread: VcpuThread) -> None:
+        """Note that a vCPU stands; the lock is held."""
+        if thread.parked:
+            return
+        thread.parked = True
+        if not self.running and all(other.parked for other in self._threads):
+            self._n_stands += 1
+            self._changed.notify_all()
 
     def _vcpu_failed(self, thread: VcpuThread) -> None:
         with self._changed:
-            thread.parked = True  # nobody need wait for it
-            self._changed.notify_all()
+            self._park(thread)  # nobody need wait for it
         self.request_shutdown()
 
     def _next_stretch(self, thread: VcpuThread) -> tuple[Phase, int] | None:
         with self._changed:
-            thread.parked = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._running or self._closing)
+            self._park(thread)
+            self._changed.wait_for(lambda: self.running or self._closing)
             if self._closing:
                 return None
             thread.parked = False

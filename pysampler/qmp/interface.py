@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pysampler.clock import Clock
+    from pysampler.guest.run_state import RunState
     from pysampler.units import CalcTimeUnit
     from pysampler.vector.measurement import Measurement, Mode
 
@@ -52,7 +53,7 @@ class Vcpu(Protocol):
 class Guest(Protocol):
     """The guest. Its methods are called from any thread.
 
-    `blocks`, `running` and `vcpus` are read in the event loop and must not block; the
+    `blocks`, `state` and `vcpus` are read in the event loop and must not block; the
     others may.
     """
 
@@ -61,14 +62,22 @@ class Guest(Protocol):
         """Its RAMBlocks, the main one first."""
 
     @property
-    def running(self) -> bool:
-        """False between `stop` and `cont`."""
+    def state(self) -> RunState:
+        """Its run state."""
 
-    def stop(self) -> None:
-        """Stop the vCPUs; nothing happens when they are stopped."""
+    def stop(self) -> bool:
+        """Stop the vCPUs if they run; return whether they have stopped now.
 
-    def cont(self) -> None:
-        """Let them go on; nothing happens when they run."""
+        Raises:
+            StateError: a vCPU does not stop in time.
+        """
+
+    def cont(self) -> bool:
+        """Let the vCPUs go on if they stand; return whether they do now.
+
+        Raises:
+            StateError: the guest cannot run in its state.
+        """
 
     def vcpus(self) -> Sequence[Vcpu]:
         """Return a snapshot of the vCPUs."""

@@ -7,6 +7,7 @@ import pytest
 from qmp_fakes import Client, serving
 
 from pysampler import Mode
+from pysampler.guest.run_state import RunState
 from pysampler.qmp import commands as package
 from pysampler.qmp.commands.table import COMMANDS, LINES
 
@@ -150,6 +151,23 @@ def test_stop_and_cont_send_their_event_first_and_only_when_something_changes(cl
     assert client.line() == '{"return": {}}'
     assert guest.running
     assert client.ask('{"execute": "cont"}') == '{"return": {}}'
+
+
+@pytest.mark.parametrize("state", RunState)
+def test_the_run_state_is_shown_as_qemu_shows_it(client, guest, state):
+    guest.state = state
+    running = json.dumps(state == "running")
+    assert client.ask('{"execute": "query-status"}') == (
+        f'{{"return": {{"status": "{state.value}", "running": {running}}}}}'
+    )
+    shown = state.value if state in ("running", "paused") else f"paused ({state.value})"
+    line = client.ask(request("human-monitor-command", command_line="info status"))
+    assert json.loads(line) == {"return": f"VM status: {shown}\r\n"}
+
+
+def test_cont_before_the_end_of_a_migration_is_refused(client, guest):
+    guest.state = RunState.FINISH_MIGRATE
+    assert client.ask('{"execute": "cont"}') == error("Migration is not finalized yet")
 
 
 def test_events_reach_every_client_that_has_negotiated(server, client):

@@ -196,6 +196,7 @@ def test_while_a_command_blocks_the_others_are_served(server, client, guest, mon
     def stop():
         entered.set()
         assert release.wait(TIMEOUT_S)
+        return True
 
     monkeypatch.setattr(guest, "stop", stop)
     client.send(b'{"execute": "stop"}')

@@ -6,6 +6,7 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any
 
+from pysampler.guest.run_state import RunState
 from pysampler.qmp.commands.definition import Command, Line
 from pysampler.qmp.hmp import refuse_words
 
@@ -14,27 +15,28 @@ if TYPE_CHECKING:
 
 
 def _query_status(monitor: Monitor, _: Arguments) -> Any:
-    running = monitor.guest.running
-    return {"status": "running" if running else "paused", "running": running}
-
-
-def _info_status(monitor: Monitor, words: list[str]) -> str:
-    refuse_words("status", words)
-    return f"VM status: {_query_status(monitor, {})['status']}\n"
+    state = monitor.guest.state
+    return {"status": state.value, "running": state is RunState.RUNNING}
 
 
 def _stop(monitor: Monitor, _: Arguments) -> Any:
-    if monitor.guest.running:
-        monitor.guest.stop()
+    if monitor.guest.stop():
         monitor.emit("STOP")
     return {}
 
 
 def _cont(monitor: Monitor, _: Arguments) -> Any:
-    if not monitor.guest.running:
-        monitor.guest.cont()
+    if monitor.guest.cont():
         monitor.emit("RESUME")
     return {}
+
+
+def _info_status(monitor: Monitor, words: list[str]) -> str:
+    refuse_words("status", words)
+    state = monitor.guest.state
+    if state in (RunState.RUNNING, RunState.PAUSED):
+        return f"VM status: {state.value}\n"
+    return f"VM status: paused ({state.value})\n"
 
 
 def _query_cpus_fast(monitor: Monitor, _: Arguments) -> Any:
