@@ -29,10 +29,12 @@ $(VENV)/.made-$(TAG):
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
+PACKAGE := $(VENV)/.package
 $(CORE): EXTRAS =
 $(DEV): EXTRAS = [plot,validate,compression,completion,test,lint,fuzz]
 $(BENCH): EXTRAS = [bench]
-$(CORE) $(DEV) $(BENCH): $(VENV)/.made-$(TAG) $(BUILD)
+$(PACKAGE): EXTRAS = [package]
+$(CORE) $(DEV) $(BENCH) $(PACKAGE): $(VENV)/.made-$(TAG) $(BUILD)
 	$(PIP) --editable '.$(EXTRAS)'
 	@touch $@
 
@@ -115,6 +117,10 @@ tsan: $(THREAD)/.made ## run the tests of guest, tracking and cleanup under Thre
 			tests/sampling/test_workers.py tests/sampling/test_sampler.py
 	@! cat $(RACES)/* 2>/dev/null
 
+.PHONY: wheel
+wheel: $(PACKAGE) ## build sdist and wheel into dist/, check both with every Python of this machine
+	@.ci/wheel $(BIN)
+
 .PHONY: fuzz
 fuzz: $(DEV) ## feed the JSON reader with what nobody would write, FUZZ_SECONDS=30
 	@mkdir -p fuzz-corpus
@@ -148,6 +154,6 @@ validate: $(DEV) ## sampling against theory and truth on small guests; reports i
 
 .PHONY: clean
 clean: ## remove everything that was made here
-	rm -rf $(VENV) build *.egg-info fuzz-corpus .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info fuzz-corpus .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f pysampler/_native*
 	find . -name __pycache__ -type d -prune -exec rm -r {} +
