@@ -117,6 +117,10 @@ tsan: $(THREAD)/.made ## run the tests of guest, tracking and cleanup under Thre
 			tests/sampling/test_workers.py tests/sampling/test_sampler.py
 	@! cat $(RACES)/* 2>/dev/null
 
+.PHONY: man
+man: $(DEV) ## write the man page and the completions of shells into share/
+	$(BIN)/python .ci/share.py share
+
 .PHONY: wheel
 wheel: $(PACKAGE) ## build sdist and wheel into dist/, check both with every Python of this machine
 	@.ci/wheel $(BIN)
@@ -154,6 +158,6 @@ validate: $(DEV) ## sampling against theory and truth on small guests; reports i
 
 .PHONY: clean
 clean: ## remove everything that was made here
-	rm -rf $(VENV) build dist *.egg-info fuzz-corpus .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist share *.egg-info fuzz-corpus .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f pysampler/_native*
 	find . -name __pycache__ -type d -prune -exec rm -r {} +
