@@ -57,10 +57,11 @@ integration: $(DEV) ## run only the tests against a real QEMU
 	$(BIN)/pytest -m integration
 
 .PHONY: lint
-lint: $(DEV) ## check style and format, of Python and C
+lint: $(DEV) ## check style and format, of Python, C and Markdown
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror csrc/*.[ch]
+	$(BIN)/python .ci/wrapped.py *.md docs/*.md $(wildcard docs/*/*.md tests/*/*.md)
 
 # -O3 as in csrc/ffi_build.py: some warnings come of what the optimizer finds.
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wstrict-prototypes \
