@@ -3,12 +3,14 @@
 
 from pysampler.core.guest import (
     Effect,
+    KvState,
     KvStore,
     KvWrite,
     Pace,
     Pattern,
     Throttle,
     Vcpu,
+    VcpuState,
     fill,
 )
 from pysampler.core.pages import (
@@ -90,6 +92,7 @@ __all__ = [
     "Hash",
     "HashArray",
     "Hasher",
+    "KvState",
     "KvStore",
     "KvWrite",
     "Pace",
@@ -104,6 +107,7 @@ __all__ = [
     "Throttle",
     "UffdKind",
     "Vcpu",
+    "VcpuState",
     "VfnArray",
     "address_of",
     "compare_mapped",

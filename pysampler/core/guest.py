@@ -92,6 +92,26 @@ class KvStore(NamedTuple):
         return len(self.item_at)
 
 
+class KvState(NamedTuple):
+    """How far the writes to a store are; see struct ps_kv."""
+
+    newest: int
+    rest_at: int
+    rest_end: int
+    unlink: int
+    modify: int
+    item_at: NDArray[np.uint64]
+    free_at: NDArray[np.uint64]
+
+
+class VcpuState(NamedTuple):
+    """How far a vCPU is in its sequence of writes; see struct ps_vcpu."""
+
+    draws: int
+    position: int
+    kv: KvState | None
+
+
 class Vcpu:
     """The state of one emulated vCPU; its memory must outlive its runs. See struct ps_vcpu."""
 
@@ -147,6 +167,27 @@ class Vcpu:
         struct.on_ns, struct.off_ns = on_ns, off_ns
         struct.pace = (writes_per_second, lag_ns, 0, 0, 0)
         struct.draws = struct.position = 0
+
+    def state(self) -> VcpuState:
+        """Return how far it is in its sequence; only while `run` is not under way."""
+        kv, state = self._struct.kv, None
+        if self._store is not None:
+            indexes = self._store.item_at.copy(), self._store.free_at.copy()
+            state = KvState(kv.newest, kv.rest_at, kv.rest_end, kv.unlink, kv.modify, *indexes)
+        return VcpuState(self._struct.draws, self._struct.position, state)
+
+    def set_state(self, state: VcpuState) -> None:
+        """Go on from a state of the same work; only while `run` is not under way.
+
+        C trusts it: all items and what is left of a write must lie within the working set.
+        """
+        self._struct.draws, self._struct.position = state.draws, state.position
+        if state.kv is not None and self._store is not None:
+            kv = self._struct.kv
+            kv.newest, kv.modify, kv.unlink = state.kv.newest, state.kv.modify, state.kv.unlink
+            kv.rest_at, kv.rest_end = state.kv.rest_at, state.kv.rest_end
+            self._store.item_at[:] = state.kv.item_at
+            self._store.free_at[:] = state.kv.free_at
 
     def run(self, origin_ns: int, until_ns: int) -> None:
         """Write until CLOCK_MONOTONIC is ``until_ns``, or `interrupt`; see ps_vcpu_run."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from pysampler.guest.run_state import RunState, check_cont, check_transition
 from pysampler.guest.vcpu import VcpuThread, work
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pysampler.guest.phases import Phase, Phases
     from pysampler.guest.ram import Block, Ram
 
@@ -57,6 +60,8 @@ class Guest:
 
     Attributes:
         ram: its memory.
+        phases: what its vCPUs do when.
+        seed: what their sequences of pages are computed from.
         counters: shared memory, 64 bytes per vCPU, of which the first 8 are its writes so far.
         shutdown_requested: set when it is to end; whoever owns it waits for that and closes it.
     """
@@ -80,7 +85,8 @@ class Guest:
             work(workload, named(ram.blocks, workload.block), seed, 0)
         self.ram = ram
         self.shutdown_requested = threading.Event()
-        self._phases = phases
+        self.phases = phases
+        self.seed = seed
         self._changed = threading.Condition()  # guards all that follows
         self._state = RunState.INMIGRATE if incoming else RunState.PRELAUNCH
         self._autostart = False
@@ -197,7 +203,7 @@ class Guest:
             self._history[0],
         )
         seconds = max(now - before, 1) / 1e9
-        workloads = self._phases.at(self.clock_ns()).workloads
+        workloads = self.phases.at(self.clock_ns()).workloads
         return tuple(
             VcpuInfo(
                 index=thread.index,
@@ -262,6 +268,27 @@ class Guest:
         """Return the guest's clock: ns that it has run."""
         with self._changed:
             return time.monotonic_ns() - self._origin_ns if self.running else self._guest_ns
+
+    @contextmanager
+    def standing(self) -> Iterator[tuple[VcpuThread, ...]]:
+        """Keep a stopped guest so; yield its vCPUs, whose state may be read and set meanwhile.
+
+        Raises:
+            StateError: it is not stopped.
+        """
+        with self._changed:
+            if self.running or not all(thread.parked for thread in self._threads):
+                raise StateError(
+                    "a guest's state is saved and loaded while it is stopped; stop it first"
+                )
+            yield self._threads
+
+    def set_clock(self, guest_ns: int) -> None:
+        """Set the clock of a stopped guest, whose vCPUs have been set to that time."""
+        with self.standing():
+            self._guest_ns = guest_ns
+            # The writes of before are not those of the last second.
+            self._history = deque([(time.monotonic_ns(), self.writes())], self._history.maxlen)
 
     def count_dirty_since(self, monotonic_ns: int) -> dict[str, int]:
         """Return per block, by idstr, how many pages have been written since a time.
@@ -375,4 +402,4 @@ class Guest:
             if self._closing:
                 return None
             thread.parked = False
-            return self._phases.at(time.monotonic_ns() - self._origin_ns), self._origin_ns
+            return self.phases.at(time.monotonic_ns() - self._origin_ns), self._origin_ns

@@ -116,6 +116,14 @@ class Phases:
             start, number = start + length, number + 1
         return Phase(number, start, FOREVER_NS, (_IDLE,) * n_vcpus)
 
+    def workloads_of(self, number: int) -> tuple[Workload, ...]:
+        """Return the workloads of the phase of a number, as `at` counts them."""
+        if self.repeat:
+            number %= len(self.entries)
+        if number < len(self.entries):
+            return self.entries[number][1]
+        return (_IDLE,) * len(self.entries[0][1])
+
     def workloads(self) -> Iterator[Workload]:
         """Yield all workloads of the schedule."""
         for _, workloads in self.entries:

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from pysampler import core
-from pysampler.core import Pattern
+from pysampler.core import Pattern, VcpuState
 from pysampler.errors import UsageError
 from pysampler.guest.kv import lay_out
 from pysampler.guest.ram import PAGE_SIZE, named
@@ -35,6 +35,7 @@ class VcpuThread(threading.Thread):
     Attributes:
         index: its number, from 0.
         counter: its slot in the shared page; ``counter[0]`` is its writes so far.
+        phase: number of the phase in whose sequence of writes it is; -1 before the first.
         parked: whether it stands, and so its counter and stamps; `Guest`'s condition guards it.
         failure: what ended it too early, if anything did.
     """
@@ -62,6 +63,7 @@ class VcpuThread(threading.Thread):
         super().__init__(name=f"vCPU {index}", daemon=True)
         self.index = index
         self.counter = counter
+        self.phase = -1
         self.parked = True
         self.failure: Exception | None = None
         self._ram = ram
@@ -83,19 +85,40 @@ class VcpuThread(threading.Thread):
         # QEMU's threads are called "CPU 0/KVM"; that is how people and tools find them.
         with open("/proc/thread-self/comm", "w", encoding="ascii") as comm:
             comm.write(f"CPU {self.index}/EMU")
-        loaded = -1
         while True:
             stretch = self._next_stretch(self)
             if stretch is None:
                 return
             phase, origin_ns = stretch
-            if phase.number != loaded:
-                loaded = phase.number
+            if phase.number != self.phase:
                 workload = phase.workloads[self.index]
-                block = named(self._ram.blocks, workload.block)
-                sequence = sequence_seed(self._seed, self.index, phase.number)
-                self._core.set_work(**work(workload, block, self._seed, sequence))
-            self._core.run(origin_ns + phase.start_ns, origin_ns + phase.end_ns)
+                self._core.set_work(**self.work(phase.number, workload))
+                self.phase = phase.number
+            # A guest's clock may be ahead of the machine's: C takes differences, which hold then.
+            bursts_ns = (origin_ns + phase.start_ns) % (1 << 64)
+            self._core.run(bursts_ns, origin_ns + phase.end_ns)
+
+    def work(self, number: int, workload: Workload) -> dict[str, Any]:
+        """Return what `core.Vcpu.set_work` takes for its workload of a phase."""
+        block = named(self._ram.blocks, workload.block)
+        return work(workload, block, self._seed, sequence_seed(self._seed, self.index, number))
+
+    def state(self) -> VcpuState:
+        """Return how far it is in the sequence of `phase`; it must stand."""
+        return VcpuState(0, 0, None) if self.phase < 0 else self._core.state()
+
+    def set_state(self, phase: int, work: dict[str, Any] | None, state: VcpuState) -> None:
+        """Be so far in the sequence of a phase; it must stand.
+
+        Args:
+            phase: its number, -1 for a vCPU that has not begun.
+            work: the phase's, which is the vCPU's from here on; None for one that has not begun.
+            state: one that fits the work; C trusts it.
+        """
+        self.phase = phase
+        if work is not None:
+            self._core.set_work(**work)
+            self._core.set_state(state)
 
     def throttle(self, percentage: float) -> None:
         """Let it run for 100 - ``percentage`` of the time; from any thread."""

@@ -43,6 +43,14 @@ def test_repeated_phases_count_on(schedule):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("repeat", [False, True])
+def test_a_phase_is_found_by_its_number(schedule, repeat):
+    phases = schedule({"phases": TWO, "repeat": repeat})
+    for t in (0, 2, 2.5, 4.5, 25):
+        phase = phases.at(round(t * S))
+        assert phases.workloads_of(phase.number) == phase.workloads
+
+
 def test_a_last_phase_without_an_end_lasts(schedule):
     phases = schedule({"phases": [TWO[0], {"workload": "sweep"}]})
     assert phases.at(10**15).end_ns == FOREVER_NS
