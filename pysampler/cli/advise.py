@@ -10,12 +10,12 @@ from rich.table import Table
 
 from pysampler.cli.pasted import measurements_in
 from pysampler.cli.predict import add_migration_arguments, precopy_of
+from pysampler.cli.prediction_tables import format_probability
 from pysampler.cli.streams import put
 from pysampler.cli.tables import print_table
 from pysampler.cli.vector_input import read_text, read_vector, with_name
 from pysampler.errors import FormatError, UsageError
-from pysampler.prediction.prediction import as_limit_ms, as_rate
-from pysampler.prediction.table import format_limit, format_probability
+from pysampler.prediction.prediction import as_limit_ms, as_rate, format_limit
 from pysampler.printable import printable
 from pysampler.units import format_rate
 from pysampler.vector.measurement import Measurement

@@ -8,12 +8,12 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
+from pysampler.cli import prediction_tables
 from pysampler.cli.picture import picture_file
 from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
 from pysampler.cli.vector_input import opened, read_vector, with_name
 from pysampler.errors import FormatError, PysamplerError, UsageError
-from pysampler.prediction import table
 from pysampler.prediction.evaluate import evaluate
 from pysampler.prediction.plot import draw_prediction
 from pysampler.prediction.precopy_model import LIMITS, Precopy
@@ -136,11 +136,11 @@ def _microseconds(text: str, member: str, option: str) -> float:
     return _within(member, value, f"{option}: {text[:24]!r}")
 
 
-def _within(member: str, value: float, said: str) -> float:
+def _within(member: str, value: float, what: str) -> float:
     low, high = LIMITS[member]
     if not low <= value <= high:
         unit = member.rpartition("_")[2]
-        raise UsageError(f"{said} is not between {low:.0f} and {high:.0f} {unit}")
+        raise UsageError(f"{what} is not between {low:.0f} and {high:.0f} {unit}")
     return value
 
 
@@ -187,11 +187,11 @@ def _print(args: argparse.Namespace, prediction: Prediction) -> None:
         put(json.dumps(prediction.to_dict(), indent=1))
     elif prediction.model == "published" and args.bandwidth is None and args.downtime is None:
         say(args.verb, "published grid: 1 Gbps is 2^30 bit/s here")
-        put(table.published_table(prediction), end="")
+        put(prediction_tables.published_table(prediction), end="")
     else:
         if args.bandwidth is None:
             say(args.verb, "bandwidths of the published grid, in 2^30 bit/s")
-        print_table(table.prediction_table(prediction))
+        print_table(prediction_tables.prediction_table(prediction))
 
 
 def _say_zero_pages(
@@ -232,19 +232,19 @@ def _evaluate(args: argparse.Namespace, precopy: Precopy) -> int:
     if args.json:
         put(json.dumps([score.to_dict() for score in scores], indent=1))
         return 0
-    print_table(table.score_table(scores))
+    print_table(prediction_tables.score_table(scores))
     for score in scores:
-        for line in table.bad_cases(score):
+        for line in prediction_tables.bad_cases(score):
             put(printable(f"bad, {score.model} with {score.vector}: {line}"))
     return 0
 
 
 def _host_of(scores: list[Score]) -> str:
     """Return one line with the assumed figures of the host, medians over its migrations."""
-    hows = [case.precopy for score in scores if score.model == "qemu" for case in score.cases]
-    links = [how.link for how in hows if how.link is not None]
+    setups = [case.precopy for score in scores if score.model == "qemu" for case in score.cases]
+    links = [setup.link for setup in setups if setup.link is not None]
     link = format_rate(float(f"{median(links):.3g}")) if links else "that of the bandwidth"
-    us = median(how.zero_page_us or 0.0 for how in hows)
+    us = median(setup.zero_page_us or 0.0 for setup in setups)
     return f"of the host: link {link}, zero page {us:.2g} us"
 
 

@@ -210,8 +210,11 @@ class Fitter:
         first, second, determinant = first[usable], second[usable], determinant[usable]
         self._pairs = first, second
         # The inverse of each pair's 2 x 2 normal equations.
-        self._first, self._second = own[second] / determinant, own[first] / determinant
-        self._across = gram[first, second] / determinant
+        self._inverse_first, self._inverse_second = (
+            own[second] / determinant,
+            own[first] / determinant,
+        )
+        self._inverse_across = gram[first, second] / determinant
         # Two rates of the same kind next to each other stand for one between them.
         between = (second - first == 1) & (second != _RANDOM_RATES)
         self._pair_cost = np.where(between, _COST_OF_A_COMPONENT, 2 * _COST_OF_A_COMPONENT)
@@ -269,8 +272,8 @@ class Fitter:
         if not len(first):
             return masses, cost
         one, other = image[first], image[second]
-        x = self._first * one - self._across * other
-        y = self._second * other - self._across * one
+        x = self._inverse_first * one - self._inverse_across * other
+        y = self._inverse_second * other - self._inverse_across * one
         pair_cost = square - x * one - y * other + self._pair_cost
         pair_cost[(x <= 0) | (y <= 0) | (x + y > limit)] = np.inf
         best = int(np.argmin(pair_cost))

@@ -140,11 +140,11 @@ def assemble(
     guests["zero_page_factor"] = 0.85 + 0.3 * spread
     knots_s = np.asarray(curve.knots_s)
     # Interpolated points are a component of their own, before the others.
-    first = int(curve.interpolated)
-    n_components = first + max((len(member.components) for member in members), default=0)
+    n_tables = int(curve.interpolated)
+    n_components = n_tables + max((len(member.components) for member in members), default=0)
     components = np.zeros((len(members), n_components), dtype=core.PRECOPY_COMPONENT)
     for row, member in zip(components, members, strict=True):
-        for entry, component in zip(row[first:], member.components, strict=False):
+        for entry, component in zip(row[n_tables:], member.components, strict=False):
             entry["pages"], entry["rate"] = component.pages, component.rate / 1000
             entry["kind"] = component.kind
     shares = np.zeros((len(members), len(knots_s)))

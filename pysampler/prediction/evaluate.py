@@ -135,11 +135,11 @@ def evaluate(
         FormatError: a vector cannot be predicted from; the message names its line and the key.
     """
     names = sorted({name for migration in migrations for name in migration.vectors})
-    hows = set_up(migrations, precopy or Precopy())
-    all_set_up = list(zip(migrations, hows, strict=True))
+    setups = set_up(migrations, precopy or Precopy())
+    all_set_up = list(zip(migrations, setups, strict=True))
     scores = []
     for name in names:
-        known = [(one, how) for one, how in all_set_up if name in one.vectors]
+        known = [(one, setup) for one, setup in all_set_up if name in one.vectors]
         for one, _ in known:
             with _named(one, name):
                 check_measurement(one.vectors[name], unfinished=unfinished)
@@ -159,24 +159,24 @@ def _named(migration: Migration, name: str) -> Iterator[None]:
 
 def _published_cases(migrations: list[Migration], name: str) -> Iterable[Case]:
     for one in migrations:
-        how = Precopy(deadline_ms=one.limit_ms)
+        setup = Precopy(deadline_ms=one.limit_ms)
         with _named(one, name):
             found = predict(
                 one.vectors[name], one.bandwidth, one.downtime_limit_ms,
-                model="published", precopy=how, unfinished=True,
+                model="published", precopy=setup, unfinished=True,
             )  # fmt: skip
-        yield Case(one, how, found.cells[0])
+        yield Case(one, setup, found.cells[0])
 
 
 def _qemu_cases(
     migrations: list[tuple[Migration, Precopy]], name: str, members: int
 ) -> Iterable[Case]:
     ensembles: dict[str, Ensemble] = {}
-    for one, how in migrations:
+    for one, setup in migrations:
         key = one.vectors[name].to_json()
         if key not in ensembles:
             with _named(one, name):
                 ensembles[key] = build_ensemble(one.vectors[name], members, seed=0)
         cell = [one.bandwidth], [one.downtime_limit_ms]
-        outcomes = migrate_table(ensembles[key], how, *cell)
-        yield Case(one, how, summarise(outcomes, *cell, seed=0)[0])
+        outcomes = migrate_table(ensembles[key], setup, *cell)
+        yield Case(one, setup, summarise(outcomes, *cell, seed=0)[0])

@@ -40,13 +40,13 @@ def set_up(migrations: Sequence[Migration], precopy: Precopy) -> Iterator[Precop
     ]
     if precopy.link is None:
         links = [one.link or math.nan for one in migrations]
-        known = [replace(how, link=_median(np.delete(links, i))) for i, how in enumerate(known)]
+        known = [replace(setup, link=_median(np.delete(links, i))) for i, setup in enumerate(known)]
     if precopy.zero_page_us is not None:
         yield from known
         return
-    errors = np.array([_errors(one, how) for one, how in zip(migrations, known, strict=True)])
-    for how, of_others in zip(known, errors.sum(axis=0) - errors, strict=True):
-        yield replace(how, zero_page_us=float(_ZERO_PAGE_US[of_others.argmin()]))
+    errors = np.array([_errors(one, setup) for one, setup in zip(migrations, known, strict=True)])
+    for setup, of_others in zip(known, errors.sum(axis=0) - errors, strict=True):
+        yield replace(setup, zero_page_us=float(_ZERO_PAGE_US[of_others.argmin()]))
 
 
 def _median(links: FloatArray) -> float | None:

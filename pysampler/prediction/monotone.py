@@ -32,7 +32,7 @@ _RECORDS_AT_ONCE = 2_000_000  # 48 bytes each
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _BisectionStep:
     """A place on the way to a value, and those before it that bound it."""
 
     place: int
@@ -41,8 +41,8 @@ class _Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """The way to a value.
+class _Bisection:
+    """How a value is reached, by halving its octave.
 
     Attributes:
         steps: in their order, the bounds of each before itself.
@@ -51,7 +51,7 @@ class _Way:
         nearness: of the value to low: 1 there, 0 at high.
     """
 
-    steps: tuple[_Step, ...]
+    steps: tuple[_BisectionStep, ...]
     low: int
     high: int
     nearness: float
@@ -86,20 +86,20 @@ class Axis:
         last = math.floor(math.log2(most / self.least) * self.steps)
         return [self.value(place) for place in range(first, last + 1)]
 
-    def way(self, value: float) -> _Way:
-        """Return the way to a value, or to the end that is nearest."""
+    def bisection(self, value: float) -> _Bisection:
+        """Return how to reach a value, or to the end that is nearest."""
         place = self.octaves * self.steps
         wanted = min(max(self.steps * math.log2(value / self.least), 0), place)
-        steps = [_Step(place, None, None)]
+        steps = [_BisectionStep(place, None, None)]
         while place > wanted:
             place -= self.steps
-            steps.append(_Step(place, place + self.steps, None))
+            steps.append(_BisectionStep(place, place + self.steps, None))
         low, high = place, place + self.steps
         while low < wanted and high - low > 1:
             middle = (low + high) // 2
-            steps.append(_Step(middle, high, low))
+            steps.append(_BisectionStep(middle, high, low))
             low, high = (middle, high) if middle <= wanted else (low, middle)
-        return _Way(tuple(steps), low, high if low < wanted else low, low + 1 - wanted)
+        return _Bisection(tuple(steps), low, high if low < wanted else low, low + 1 - wanted)
 
 
 BANDWIDTH_AXIS = Axis(1.0, 40, 256)  # to 1.1e12 bytes/s
@@ -127,34 +127,39 @@ def migrate_table(
         holds for each member, in this table and from one to another. The rest of an outcome is
         that of the place below, or of the next that converges.
     """
-    ways = [BANDWIDTH_AXIS.way(bandwidth) for bandwidth in bandwidths]
-    limit_ways = [DOWNTIME_AXIS.way(math.inf if limit is None else limit) for limit in limits]
-    n_rows = len({step.place for way in ways for step in way.steps})
+    bisections = [BANDWIDTH_AXIS.bisection(bandwidth) for bandwidth in bandwidths]
+    limit_bisections = [
+        DOWNTIME_AXIS.bisection(math.inf if limit is None else limit) for limit in limits
+    ]
+    n_rows = len({step.place for bisection in bisections for step in bisection.steps})
     at_once = max(1, _RECORDS_AT_ONCE // (n_rows * len(limits)))
     parts = [
-        _migrate_some(ensemble.part(first, first + at_once), precopy, ways, limit_ways)
+        _migrate_some(ensemble.part(first, first + at_once), precopy, bisections, limit_bisections)
         for first in range(0, len(ensemble.guests), at_once)
     ]
     return np.concatenate(parts)
 
 
 def _migrate_some(
-    ensemble: Ensemble, precopy: Precopy, ways: Sequence[_Way], limit_ways: Sequence[_Way]
+    ensemble: Ensemble,
+    precopy: Precopy,
+    bisections: Sequence[_Bisection],
+    limit_bisections: Sequence[_Bisection],
 ) -> NDArray[Any]:
     rows = {
-        step.place: _row(ensemble, precopy, BANDWIDTH_AXIS.value(step.place), limit_ways)
-        for step in _all_steps(ways)
+        step.place: _row(ensemble, precopy, BANDWIDTH_AXIS.value(step.place), limit_bisections)
+        for step in _all_steps(bisections)
     }
-    outcomes = np.stack(_reach(ways, rows), axis=1)
+    outcomes = np.stack(_reach(bisections, rows), axis=1)
     outcomes["converged"] = np.isfinite(outcomes["total_ms"])
     return outcomes
 
 
 def _row(
-    ensemble: Ensemble, precopy: Precopy, bandwidth: float, ways: Sequence[_Way]
+    ensemble: Ensemble, precopy: Precopy, bandwidth: float, bisections: Sequence[_Bisection]
 ) -> NDArray[Any]:
     """Return the outcomes with one bandwidth: members x limits."""
-    steps = _all_steps(ways)
+    steps = _all_steps(bisections)
     index = {step.place: i for i, step in enumerate(steps)}
     outcomes = migrate(
         ensemble,
@@ -163,18 +168,22 @@ def _row(
         [-1 if step.higher is None else index[step.higher] for step in steps],
     )
     outcomes["total_ms"][outcomes["converged"] == 0] = np.inf
-    return np.stack(_reach(ways, {place: outcomes[:, i] for place, i in index.items()}), axis=1)
+    return np.stack(
+        _reach(bisections, {place: outcomes[:, i] for place, i in index.items()}), axis=1
+    )
 
 
-def _all_steps(ways: Sequence[_Way]) -> list[_Step]:
+def _all_steps(bisections: Sequence[_Bisection]) -> list[_BisectionStep]:
     """Return each step once, bounds first."""
-    return list({step.place: step for way in ways for step in way.steps}.values())
+    return list({step.place: step for bisection in bisections for step in bisection.steps}.values())
 
 
-def _reach(ways: Sequence[_Way], found: Mapping[int, NDArray[Any]]) -> list[NDArray[Any]]:
-    """Return the outcomes at the end of each way, from those found at the places of its steps."""
+def _reach(
+    bisections: Sequence[_Bisection], found: Mapping[int, NDArray[Any]]
+) -> list[NDArray[Any]]:
+    """Return the outcomes at the end of each bisection, from those at the places of its steps."""
     reached: dict[int, NDArray[Any]] = {}
-    for step in _all_steps(ways):
+    for step in _all_steps(bisections):
         own = reached[step.place] = found[step.place].copy()
         if step.lower is not None:
             lower = reached[step.lower]
@@ -183,7 +192,10 @@ def _reach(ways: Sequence[_Way], found: Mapping[int, NDArray[Any]]) -> list[NDAr
             own["total_ms"] = np.minimum(own["total_ms"], lower["total_ms"])
         if step.higher is not None:
             own["total_ms"] = np.maximum(own["total_ms"], reached[step.higher]["total_ms"])
-    return [_between(reached[way.low], reached[way.high], way.nearness) for way in ways]
+    return [
+        _between(reached[bisection.low], reached[bisection.high], bisection.nearness)
+        for bisection in bisections
+    ]
 
 
 def _between(low: NDArray[Any], high: NDArray[Any], nearness: float) -> NDArray[Any]:

@@ -10,8 +10,7 @@ import numpy as np
 from pysampler import core
 from pysampler.prediction.ensemble import build_ensemble
 from pysampler.prediction.monotone import migrate_table
-from pysampler.prediction.prediction import MEMBERS, predict, summarise
-from pysampler.prediction.table import format_limit
+from pysampler.prediction.prediction import MEMBERS, format_limit, predict, summarise
 from pysampler.units import GIB, format_rate
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ def draw_prediction(measurement: Measurement, prediction: Prediction, precopy: P
     """
     from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
 
-    ensemble = build_ensemble(measurement, MEMBERS, seed=0)
+    # The published model has no ensemble: its curve and rounds are those of the model qemu.
+    ensemble = prediction.ensemble or build_ensemble(measurement, MEMBERS, seed=0)
     figure = Figure(figsize=(15, 4.6), layout="constrained", dpi=110)
     curve, times, rounds = figure.subplots(1, 3)
     _draw_curve(curve, measurement, ensemble)
@@ -94,7 +94,7 @@ def _draw_times(
     bandwidths = list(np.geomspace(low, high, _BANDWIDTHS))
     if prediction.model == "qemu":
         outcomes = migrate_table(ensemble, precopy, bandwidths, limits)
-        cells = summarise(outcomes, bandwidths, limits, seed=0)
+        cells = summarise(outcomes, bandwidths, limits, prediction.seed)
     else:
         cells = predict(
             measurement, bandwidths, limits,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,13 +17,15 @@ from pysampler.prediction import published
 from pysampler.prediction.monotone import migrate_table
 from pysampler.prediction.precopy_model import Precopy
 from pysampler.prediction.unreadable import unreadable_samples
-from pysampler.units import GIB, MAX_RATE, parse_exact_ms, parse_rate
+from pysampler.units import GIB, MAX_RATE, format_duration, parse_exact_ms, parse_rate
 from pysampler.vector.measurement import Measurement, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from pysampler.prediction.ensemble import Ensemble
 
 Model = Literal["qemu", "published"]
 Interval = tuple[float | None, float | None]
@@ -102,11 +104,15 @@ class Prediction:
         model: qemu or published.
         cells: all downtime-limits of the first bandwidth, then those of the second, and so on.
         fit: one line on how well the dirty-page curve explains the vector; None for published.
+        ensemble: the guests that it was made from; None for published.
+        seed: of the random numbers.
     """
 
     model: Model
     cells: tuple[Cell, ...]
     fit: str | None = None
+    ensemble: Ensemble | None = field(default=None, repr=False, compare=False)
+    seed: int = field(default=0, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the prediction's JSON object."""
@@ -163,7 +169,8 @@ def predict(
 
     ensemble = build_ensemble(measurement, members, seed)
     outcomes = migrate_table(ensemble, precopy, rates, limits)
-    return Prediction(model, summarise(outcomes, rates, limits, seed), ensemble.curve.quality)
+    cells = summarise(outcomes, rates, limits, seed)
+    return Prediction(model, cells, ensemble.curve.quality, ensemble, seed)
 
 
 def check_measurement(measurement: Measurement, *, unfinished: bool) -> None:
@@ -320,6 +327,11 @@ def as_limit_ms(value: float | str | None, what: str = "downtime") -> float | No
     if not is_real(value) or not 0 < value <= MAX_LIMIT_MS:
         raise UsageError(f"{what}: {value!r} ms is not between 0 and 10^9")
     return float(value)
+
+
+def format_limit(ms: float | None) -> str:
+    """Return a downtime-limit: ``300 ms``, ``2 s`` or ``unlimited``."""
+    return "unlimited" if ms is None else format_duration(ms / 1000)
 
 
 def _rates(given: float | str | Sequence[float | str] | None) -> list[float]:

@@ -161,24 +161,26 @@ def test_a_table_is_near_what_the_loop_itself_does():
 @example(MAX_RATE)
 def test_the_places_next_to_a_value_enclose_it(value):
     for axis in (BANDWIDTH_AXIS, DOWNTIME_AXIS):
-        way = axis.way(value)
-        low, high = axis.value(way.low), axis.value(way.high)
+        bisection = axis.bisection(value)
+        low, high = axis.value(bisection.low), axis.value(bisection.high)
         inside = min(max(value, axis.value(0)), axis.value(axis.octaves * axis.steps))
         assert low <= inside * (1 + 1e-12)
         assert inside <= high * (1 + 1e-12)
-        assert way.high - way.low <= 1
-        assert low * 2 ** ((1 - way.nearness) / axis.steps) == pytest.approx(inside)
-        places = [step.place for step in way.steps]
-        for i, step in enumerate(way.steps):
+        assert bisection.high - bisection.low <= 1
+        assert low * 2 ** ((1 - bisection.nearness) / axis.steps) == pytest.approx(inside)
+        places = [step.place for step in bisection.steps]
+        for i, step in enumerate(bisection.steps):
             assert {step.higher, step.lower} - {None} <= set(places[:i])
             assert step.higher is None or step.higher > step.place
 
 
 def test_the_octaves_of_125_ms_are_places_and_unlimited_is_the_last():
     for limit in (62.5, 125.0, 250.0, 1000.0):
-        assert DOWNTIME_AXIS.value(DOWNTIME_AXIS.way(limit).low) == limit
-    assert DOWNTIME_AXIS.value(DOWNTIME_AXIS.way(math.inf).low) >= UNLIMITED_MS
-    assert BANDWIDTH_AXIS.value(BANDWIDTH_AXIS.way(MAX_RATE).low) == BANDWIDTH_AXIS.most == 2**40
+        assert DOWNTIME_AXIS.value(DOWNTIME_AXIS.bisection(limit).low) == limit
+    assert DOWNTIME_AXIS.value(DOWNTIME_AXIS.bisection(math.inf).low) >= UNLIMITED_MS
+    assert (
+        BANDWIDTH_AXIS.value(BANDWIDTH_AXIS.bisection(MAX_RATE).low) == BANDWIDTH_AXIS.most == 2**40
+    )
 
 
 def test_values_are_those_of_the_places_from_a_whole_octave_on():

@@ -38,3 +38,16 @@ def test_the_migration_that_is_drawn_ends_when_the_prediction_says():
     (end,) = [line for line in rounds.get_lines() if line.get_label().startswith("ends after")]
     assert end.get_xdata()[0] == pytest.approx(prediction.cells[0].total_ms / 1000, rel=0.01)
     assert rounds.get_title().endswith("333 ms")
+
+
+def test_the_intervals_that_are_drawn_are_those_that_are_told():
+    prediction = predict(VECTOR, [1e9, 8e9], [300], members=20, seed=5)
+    _, times, _ = draw_prediction(VECTOR, prediction, Precopy()).axes
+    (band,) = times.collections
+    drawn_at = band.get_paths()[0].vertices
+    for cell in prediction.cells:
+        at_rate = np.isclose(drawn_at[:, 0], cell.bandwidth * 8e-9, rtol=1e-9)
+        ends = drawn_at[at_rate, 1]
+        assert [ends.min(), ends.max()] == pytest.approx(
+            [end / 1000 for end in cell.total_ms_interval], rel=1e-6
+        )

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import pysampler
 from pysampler import Measurement
+from pysampler.cli.prediction_tables import eta, published_table
 from pysampler.errors import FormatError, UsageError
 from pysampler.prediction import published
-from pysampler.prediction.table import eta, published_table
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VECTOR = Measurement.from_json((GOLDEN / "vector-32gib-memcached.json").read_text())

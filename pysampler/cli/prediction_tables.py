@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from pysampler.prediction.prediction import PUBLISHED_LIMITS_MS
+from pysampler.prediction.prediction import PUBLISHED_LIMITS_MS, format_limit
 from pysampler.printable import printable
 from pysampler.units import format_duration, format_rate, format_size
 
@@ -57,11 +57,6 @@ def format_ms(ms: float | None) -> str:
     if ms is None:
         return "-"
     return format_duration(ms / 1000) if ms < 60_000 else eta(ms)
-
-
-def format_limit(ms: float | None) -> str:
-    """Return a downtime-limit: ``300 ms``, ``2 s`` or ``unlimited``."""
-    return "unlimited" if ms is None else format_duration(ms / 1000)
 
 
 def format_probability(p: float) -> str:
