@@ -300,6 +300,109 @@ enum ps_ring_request {
  */
 int ps_ring_serve(struct ps_ring_set *set, int request_fd, int reply_fd);
 
+/* ---- the emulated guest's dirty log: vcpu_log.h, dirty_log.c ---- */
+
+/*
+ * What the vCPUs have written, noted by themselves, in a memfd that others can map: one struct
+ * ps_dirty_log, a page of 4096 bytes; a struct ps_log_block for each block; a struct ps_log_ring
+ * for each vCPU; the entries of each ring; a bit for each page of 4096 bytes. Each part but the
+ * first begins where the one before it ends, and the bits of each block begin with a word of their
+ * own.
+ *
+ * A vCPU writes memory, then looks at the page's bit and sets it if it is clear. Who clears the bit
+ * and then reads the page must not miss a write: but the processor may look at the bit before
+ * others see the write. Two barriers would forbid that. The vCPU, which writes all the time, has
+ * none: the reader makes one on every CPU that runs a vCPU, by membarrier(), between clearing and
+ * reading. What was written before it is seen by the reader, what is written after it finds the bit
+ * clear. The same holds for a log that is being turned on. Where the guest could not register for
+ * that, `fence` is set and each write has a barrier.
+ *
+ * One reader at a time: the one that holds a lock of flock() on the file.
+ */
+enum {
+    PS_LOG_VERSION = 1,
+    PS_LOG_RING = 4096, /* entries of a ring, a usual dirty-ring-size of QEMU */
+    PS_LOG_SPARE = 32,  /* entries that are left when a ring counts as full, as KVM leaves some */
+    PS_LOG_HOLD_MS = 5000,   /* longer no vCPU stands at a full ring: logging ends then */
+    PS_LOG_SLEEP_MS = 60000, /* longer no vCPU sleeps after it */
+};
+
+enum ps_log_mode {
+    PS_LOG_OFF,
+    PS_LOG_BITMAP,
+    PS_LOG_BITMAP_AND_RING,
+    PS_LOG_GIVEN_UP, /* off, as a ring stood full for too long; the ring misses pages */
+};
+
+struct ps_dirty_log {
+    uint64_t magic; /* PS_LOG_MAGIC: "pslog" */
+    uint64_t version;
+    uint64_t n_vcpus;
+    uint64_t n_blocks;
+    uint64_t fence;   /* 1: each write has a barrier */
+    uint64_t cost_ns; /* what a vCPU waits at each first write, awake, as for KVM's fault */
+    uint64_t reserved[2];
+    uint32_t mode;  /* atomic, enum ps_log_mode */
+    uint32_t kicks; /* atomic: raised and woken when a ring is half full or full */
+};
+
+struct ps_log_block {
+    uint64_t device, inode; /* of the memfd that is the block */
+    uint64_t n_pages;
+    uint64_t first_word; /* of its bits, counted from the first block's; 64 pages each */
+};
+
+struct ps_log_ring { /* entry: first_word * 64 + vfn of a page whose bit this vCPU has set */
+    /* the vCPU's */
+    uint64_t written;  /* atomic: entries ever written */
+    uint64_t n_full;   /* atomic: how often it was full */
+    uint64_t stood_ns; /* atomic: how long the vCPU stood until it was harvested */
+    uint64_t reserved[5];
+    /* the reader's */
+    uint64_t harvested; /* atomic: entries ever harvested; its low half wakes the vCPU */
+    uint64_t sleep_ns;  /* atomic: how long the vCPU sleeps at each full ring, after the harvest */
+    uint64_t more[6];
+};
+
+/* What tells a log from other files. */
+uint64_t ps_log_magic(void);
+
+/* Let readers make barriers in this process. Returns 0 or -errno. */
+int ps_log_register(void);
+
+/*
+ * Turn logging on or off. When this returns each write that is not logged yet can be read. Returns
+ * 0 or -errno: no barrier could be made.
+ */
+int ps_log_set_mode(struct ps_dirty_log *log, uint32_t mode);
+
+/* The mode as it is now. */
+uint32_t ps_log_mode(const struct ps_dirty_log *log);
+
+/*
+ * Get and reset n words: each is exchanged for 0 and stored in words_ret, unless that is NULL.
+ * Pages that are read afterwards have all that was written before their bit was taken. Returns 0 or
+ * -errno: no barrier could be made.
+ */
+int ps_log_take(uint64_t *words, size_t n, uint64_t *words_ret);
+
+/* How many bits of n words are set; they stay so. */
+uint64_t ps_log_count(const uint64_t *words, size_t n);
+
+/*
+ * Harvest a ring and wake its vCPU: pages not in `seen` yet get their bit there and are counted.
+ *
+ * Returns how many they were, or -EPROTO: the ring says what cannot be.
+ *
+ * Pre: seen has n_bits bits; nobody else harvests.
+ */
+int64_t ps_log_harvest(struct ps_log_ring *ring, const uint64_t *entries, uint64_t *seen,
+                       uint64_t n_bits);
+
+/* Wait until a vCPU kicks, which it has done if *kicks is no more what it was, or for 100 ms.
+ * *kicks is what it is then. */
+void ps_log_wait(struct ps_dirty_log *log, uint32_t *kicks);
+
 /* ---- the emulated guest: vcpu.c, fill.c ---- */
 
 enum ps_pattern { /* which page is written next */
@@ -367,11 +470,16 @@ struct ps_throttle {
 struct ps_vcpu {
     /* where: set once */
     uint64_t index;
-    uint64_t *writes; /* this vCPU's published counter */
+    uint64_t *writes;         /* this vCPU's published counter */
+    struct ps_dirty_log *log; /* NULL: there is none */
+    struct ps_log_ring *ring; /* of PS_LOG_RING entries: */
+    uint64_t *ring_entries;
     /* what: set while ps_vcpu_run is not under way */
-    void *base;       /* start of the working set */
-    uint64_t *stamps; /* per page of it: CLOCK_MONOTONIC ns of its last write; NULL: not kept */
-    uint64_t n_pages; /* of the working set, at least 1 and below 2^32 */
+    void *base;          /* start of the working set */
+    uint64_t *stamps;    /* per page of it: CLOCK_MONOTONIC ns of its last write; NULL: not kept */
+    uint64_t *log_words; /* the log's bits of the working set, */
+    uint64_t log_first;  /* the first of which has this number among all blocks' */
+    uint64_t n_pages;    /* of the working set, at least 1 and below 2^32 */
     uint64_t seed;
     int pattern;        /* enum ps_pattern */
     int effect;         /* enum ps_effect */
@@ -390,6 +498,8 @@ struct ps_vcpu {
     uint64_t draws;             /* random numbers taken; with seed, all there is to the sequence */
     uint64_t position;          /* sweep */
     double zipf_low, zipf_high; /* of theta and n_ranks; set by ps_vcpu_run */
+    uint64_t full_since_ns;     /* it stands at a full ring; 0: it does not */
+    uint64_t asleep_until_ns;   /* it sleeps after a full ring */
     uint32_t interrupt;         /* 1: ps_vcpu_run must return */
 };
 
@@ -420,9 +530,9 @@ uint64_t ps_throttle_end(struct ps_throttle *throttle, uint64_t now_ns);
  * count from origin_ns. Alone in this library this function waits, in futex(), or Python's lock
  * would disturb the pace.
  *
- * Order of one write: memory, then the clock is read, then the stamp, then the counter. So a stamp
- * is never earlier than its write, and at any moment at most one write per vCPU is done but not
- * yet stamped or counted; none once this has returned.
+ * Order of one write: memory, then the dirty log, then the clock is read, then the stamp, then the
+ * counter. So a stamp is never earlier than its write, and at any moment at most one write per vCPU
+ * is done but not yet logged, stamped or counted; none once this has returned.
  *
  * Returns 0: until_ns is reached, 1: interrupted.
  *

@@ -10,11 +10,14 @@
 #include <unistd.h>
 
 #include "pysampler.h"
+#include "vcpu_log.h"
 #include "vcpu_pattern.h"
 
 /* Targets are found this many writes ahead and prefetched: a write to a cold page waits for memory,
  * and so many of them wait together. */
 enum { BATCH = 32 };
+_Static_assert((int)BATCH <= (int)PS_LOG_SPARE,
+               "a batch must find room in a ring that is not full");
 
 /* A paced vCPU wakes up this often. */
 static const uint64_t QUANTUM_NS = 1000000;
@@ -28,6 +31,26 @@ static inline uint64_t now_ns(void)
 }
 
 /* ---- writes ---- */
+
+/* Log a write that has been done, if there is somebody who wants to know. */
+static inline void note_write(struct ps_vcpu *vcpu, uint64_t vfn)
+{
+    const struct ps_dirty_log *const log = vcpu->log;
+
+    if (!log)
+        return;
+    if (log->fence)
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* first memory, then the mode and the bit */
+    const uint32_t mode = __atomic_load_n(&log->mode, __ATOMIC_RELAXED);
+    if (mode != PS_LOG_BITMAP && mode != PS_LOG_BITMAP_AND_RING)
+        return;
+    if (log_write(vcpu, mode, vfn) && log->cost_ns) {
+        const uint64_t end = now_ns() + log->cost_ns;
+        while (now_ns() < end)
+            ;
+    }
+}
 
 static inline void write_silently(uint64_t *word)
 {
@@ -50,6 +73,7 @@ static inline void write_target(struct ps_vcpu *vcpu, uint64_t target, uint64_t 
     } else {
         __atomic_store_n(word, vcpu->index << 48 | count, __ATOMIC_RELAXED);
     }
+    note_write(vcpu, vfn);
     if (vcpu->stamps) {
         /* The write may have waited long for its page, so the clock must be read after it. */
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -203,6 +227,41 @@ static void sleep_throttled(struct ps_vcpu *vcpu, uint64_t now, uint64_t end, ui
         *left = ps_pace_missed(&vcpu->pace, slept, *left);
 }
 
+/* Stand at a full ring until it is harvested, or until end. A guest whose reader stands still gives
+ * its log up. To the pace this is lateness, as a stop of the whole machine would be. */
+static void stand_at_full_ring(struct ps_vcpu *vcpu, uint64_t now, uint64_t end)
+{
+    struct ps_log_ring *const ring = vcpu->ring;
+
+    if (!vcpu->full_since_ns) {
+        vcpu->full_since_ns = now;
+        __atomic_store_n(&ring->n_full, ring->n_full + 1, __ATOMIC_RELEASE);
+        kick(vcpu->log);
+    }
+    const uint64_t began = now, give_up = vcpu->full_since_ns + PS_LOG_HOLD_MS * LOG_MS_NS;
+    while (now < end && !interrupted(vcpu)) {
+        const uint64_t harvested = __atomic_load_n(&ring->harvested, __ATOMIC_ACQUIRE);
+        if (!ring_is_full(vcpu))
+            break;
+        if (now >= give_up) {
+            __atomic_store_n(&vcpu->log->mode, PS_LOG_GIVEN_UP, __ATOMIC_RELEASE);
+            break;
+        }
+        wait_for_harvest(ring, harvested);
+        now = now_ns();
+    }
+    __atomic_store_n(&ring->stood_ns, ring->stood_ns + now - began, __ATOMIC_RELEASE);
+}
+
+/* The ring has been harvested: what else its vCPU has to wait, as dirty-limit throttles. */
+static void leave_full_ring(struct ps_vcpu *vcpu, uint64_t now)
+{
+    const uint64_t sleep_ns = __atomic_load_n(&vcpu->ring->sleep_ns, __ATOMIC_ACQUIRE);
+
+    vcpu->full_since_ns = 0;
+    vcpu->asleep_until_ns = now + smaller(sleep_ns, PS_LOG_SLEEP_MS * LOG_MS_NS);
+}
+
 int ps_vcpu_run(struct ps_vcpu *vcpu, uint64_t origin_ns, uint64_t until_ns)
 {
     struct ps_pace *const pace = &vcpu->pace;
@@ -223,6 +282,13 @@ int ps_vcpu_run(struct ps_vcpu *vcpu, uint64_t origin_ns, uint64_t until_ns)
             look = 0;
         } else if (vcpu->throttle.asleep) {
             sleep_throttled(vcpu, now, end, &left);
+            look = 0;
+        } else if (ring_is_full(vcpu)) {
+            stand_at_full_ring(vcpu, now, end);
+        } else if (vcpu->full_since_ns) {
+            leave_full_ring(vcpu, now);
+        } else if (now < vcpu->asleep_until_ns) {
+            sleep_throttled(vcpu, now, smaller(end, vcpu->asleep_until_ns), &left);
             look = 0;
         } else if (vcpu->pattern == PS_PATTERN_IDLE) {
             wait_until(vcpu, end);

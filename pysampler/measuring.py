@@ -20,8 +20,10 @@ from pysampler.sampling.sampler import Sampler, check_calc_time
 from pysampler.tracking.dirty_bitmap import DirtyBitmap
 from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
 from pysampler.tracking.full_comparison import FullComparison
+from pysampler.tracking.guest_log import NoLogError
 from pysampler.tracking.memory import UntrackableError
 from pysampler.tracking.soft_dirty import SoftDirty
+from pysampler.tracking.vcpu_log import VcpuLog
 from pysampler.units import parse_duration_ms
 from pysampler.vector.measurement import Mode
 
@@ -54,10 +56,11 @@ def exact_observer(
     pid: int | None = None,
     vcpus: Mapping[int, int] | None = None,
     threads: int = 1,
-) -> DirtyBitmap | DirtyRing | SoftDirty | FullComparison:
+) -> VcpuLog | DirtyBitmap | DirtyRing | SoftDirty | FullComparison:
     """Return the best observer that a mode can have here.
 
-    For ``dirty-bitmap`` that is userfaultfd, else soft-dirty bits, else a full comparison of
+    For an emulated guest that is the log that its vCPUs keep. For other memory and
+    ``dirty-bitmap`` it is userfaultfd, else soft-dirty bits, else a full comparison of
     content; the vector's ``x-pysampler.tracking`` says which. ``dirty-ring`` has no substitute.
 
     Args:
@@ -73,6 +76,9 @@ def exact_observer(
         MissingFeatureError: dirty-ring cannot be had here.
         SourceError: the memory cannot be tracked, or is tracked already.
     """
+    if mode in (Mode.DIRTY_BITMAP, Mode.DIRTY_RING):
+        with suppress(NoLogError):
+            return VcpuLog(blocks, mode, pid=pid, threads=threads)
     if mode is Mode.DIRTY_RING:
         if vcpus is None:
             vcpus = vcpu_threads(os.getpid() if pid is None else pid)

@@ -149,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
         # Looked at and not waited for: a handler must not take the lock of what it interrupts.
         while not signals.received and not guest.shutdown_requested.wait(_TICK_S):
             guest.note_rates()
+            guest.log.end_if_unread()
             held.look()
         ending = _end_anyway(listener)
         if server is not None:

@@ -1,6 +1,16 @@
 # SPDX-License-Identifier: MIT
 """The C core, one thin typed function per C function; the only package that says ``lib.ps_``."""
 
+from pysampler.core.dirty_log import (
+    LOG_HOLD_S,
+    LOG_RING,
+    LOG_SPARE,
+    DirtyLogFile,
+    LogBlock,
+    LogMode,
+    log_blocks,
+    log_bytes,
+)
 from pysampler.core.guest import (
     Effect,
     KvState,
@@ -77,6 +87,9 @@ __all__ = [
     "CLEANUP_LET_GO",
     "HOST_PAGE_SIZE",
     "HUGETLBFS_MAGIC",
+    "LOG_HOLD_S",
+    "LOG_RING",
+    "LOG_SPARE",
     "MAX_WAITING",
     "PAGE_SIZES",
     "PRECOPY_CELL",
@@ -88,6 +101,7 @@ __all__ = [
     "TMPFS_MAGIC",
     "BitArray",
     "ComponentKind",
+    "DirtyLogFile",
     "Effect",
     "Hash",
     "HashArray",
@@ -95,6 +109,8 @@ __all__ = [
     "KvState",
     "KvStore",
     "KvWrite",
+    "LogBlock",
+    "LogMode",
     "Pace",
     "PageState",
     "Pattern",
@@ -116,6 +132,8 @@ __all__ = [
     "hash_file",
     "hash_mapped",
     "hash_remote",
+    "log_blocks",
+    "log_bytes",
     "map_file",
     "mark_swapped",
     "precopy_grid",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pysampler.core.dirty_log import DirtyLogFile
+
 
 class Pattern(enum.IntEnum):
     """The patterns in which an emulated vCPU picks its next page."""
@@ -115,13 +117,18 @@ class VcpuState(NamedTuple):
 class Vcpu:
     """The state of one emulated vCPU; its memory must outlive its runs. See struct ps_vcpu."""
 
-    def __init__(self, index: int, counter: NDArray[np.uint64]) -> None:
-        """Make an idle vCPU that counts its writes in ``counter[0]``."""
+    def __init__(
+        self, index: int, counter: NDArray[np.uint64], log: DirtyLogFile | None = None
+    ) -> None:
+        """Make an idle vCPU that counts its writes in ``counter[0]`` and notes them in ``log``."""
         self._counter = counter
         self._store: KvStore | None = None
         self._struct = ffi.new("struct ps_vcpu *")
         self._struct.index = index
         self._struct.writes = u64(counter, "counter")
+        self._log = log  # C points into it
+        if log is not None:
+            self._struct.log, self._struct.ring, self._struct.ring_entries = log.attach(index)
 
     def set_work(
         self,
@@ -129,6 +136,7 @@ class Vcpu:
         address: int,
         stamps: NDArray[np.uint64] | None,
         n_pages: int,
+        log_block: int = 0,
         seed: int,
         pattern: Pattern,
         effect: Effect,
@@ -160,6 +168,9 @@ class Vcpu:
         self._stamps = stamps
         struct.base = ffi.cast("void *", address)
         struct.stamps = ffi.NULL if stamps is None else u64(stamps, "stamps")
+        if self._log is not None:
+            struct.log_words = u64(self._log.bits(log_block), "bits", writable=True)
+            struct.log_first = self._log.blocks[log_block].first_word * 64
         struct.n_pages, struct.seed = n_pages, seed
         struct.pattern, struct.effect = pattern, effect
         struct.hot_pages, struct.hits = hot_pages, hits

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pysampler.errors import MissingFeatureError, PysamplerError, StateError, UsageError
+from pysampler.guest.dirty_log import DirtyLog
 from pysampler.guest.ram import SharedArray, named
 from pysampler.guest.run_state import RunState, check_cont, check_transition
 from pysampler.guest.vcpu import VcpuThread, work
@@ -62,11 +63,20 @@ class Guest:
         ram: its memory.
         phases: what its vCPUs do when.
         seed: what their sequences of pages are computed from.
+        log: what the vCPUs have written, for `pysampler.tracking.guest_log` to read.
         counters: shared memory, 64 bytes per vCPU, of which the first 8 are its writes so far.
         shutdown_requested: set when it is to end; whoever owns it waits for that and closes it.
     """
 
-    def __init__(self, ram: Ram, phases: Phases, seed: int = 0, *, incoming: bool = False) -> None:
+    def __init__(
+        self,
+        ram: Ram,
+        phases: Phases,
+        seed: int = 0,
+        *,
+        incoming: bool = False,
+        logging_cost_ns: int = 0,
+    ) -> None:
         """Prepare vCPUs, one per workload of ``phases``; the guest owns ``ram`` from here on.
 
         Args:
@@ -74,6 +84,7 @@ class Guest:
             phases: what its vCPUs do.
             seed: what that is computed from.
             incoming: it waits for an incoming migration; else it is ready to run.
+            logging_cost_ns: what a page's first write takes longer while dirty logging is on.
 
         Raises:
             UsageError: a workload that does not fit its block.
@@ -97,9 +108,10 @@ class Guest:
         self._origin_ns = 0  # CLOCK_MONOTONIC of its 0 while it runs
         self._history: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=64)
         self.counters = SharedArray("pysampler-vcpus", n_vcpus * SLOT_BYTES // 8)
+        self.log = DirtyLog(ram.blocks, n_vcpus, logging_cost_ns)
         slots = self.counters.array.reshape(n_vcpus, SLOT_BYTES // 8)
         self._threads = tuple(
-            VcpuThread(i, ram, seed, slots[i], self._next_stretch, self._vcpu_failed)
+            VcpuThread(i, ram, seed, slots[i], self._next_stretch, self._vcpu_failed, self.log.file)
             for i in range(n_vcpus)
         )
         for thread in self._threads:
@@ -343,6 +355,7 @@ class Guest:
             thread.join(max(0.0, deadline - time.monotonic()))
         if any(thread.is_alive() for thread in self._threads):
             return  # someone holds it in a fault; its memory ends with the process
+        self.log.close()
         self.counters.close()
         self.ram.close()
 

@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
-from pysampler.core import UffdKind
-from pysampler.errors import MissingFeatureError
 from pysampler.measuring import make_observer
 from pysampler.memory.source.file import file_memory_block
 from pysampler.sampling.sampler import Sampler
-from pysampler.tracking.userfaultfd import open_userfaultfd
 from pysampler.vector.measurement import Mode
 
 if TYPE_CHECKING:
@@ -28,12 +24,12 @@ class GuestMeasure:
     """Measures a guest of this process, as `pysampler.qmp.interface.Measure` asks for.
 
     Attributes:
-        modes: dirty-ring only where userfaultfd can deliver messages.
+        modes: all of them; the exact ones read the log that the vCPUs keep.
     """
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
-        self.modes = frozenset(Mode) if _has_messages() else frozenset(Mode) - {Mode.DIRTY_RING}
+        self.modes = frozenset(Mode)
 
     def blocks(self) -> list[RAMBlock]:
         """Return the guest's RAM as memfds, whose holes sampling does not fill."""
@@ -56,19 +52,6 @@ class GuestMeasure:
         Raises:
             PysamplerError: the measurement failed.
         """
-        observer = make_observer(
-            self.blocks(),
-            mode,
-            sample_pages=sample_pages,
-            vcpus={vcpu.index: vcpu.thread_id for vcpu in self._guest.vcpus()},
-        )
+        observer = make_observer(self.blocks(), mode, sample_pages=sample_pages)
         with Sampler(observer, calc_time_ms, calc_time_unit, clock) as sampler:
             yield from sampler
-
-
-def _has_messages() -> bool:
-    try:
-        os.close(open_userfaultfd(UffdKind.MESSAGES))
-    except MissingFeatureError:
-        return False
-    return True

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pysampler.core import KvStore
+    from pysampler.core import DirtyLogFile, KvStore
     from pysampler.guest.phases import Phase
     from pysampler.guest.ram import Block, BlockSpec, Ram
     from pysampler.guest.workload import Workload
@@ -48,6 +48,7 @@ class VcpuThread(threading.Thread):
         counter: NDArray[np.uint64],
         next_stretch: Callable[[VcpuThread], tuple[Phase, int] | None],
         failed: Callable[[VcpuThread], None],
+        log: DirtyLogFile,
     ) -> None:
         """Prepare a vCPU.
 
@@ -59,6 +60,7 @@ class VcpuThread(threading.Thread):
             next_stretch: waits until there is something to run and returns the phase and the
                 CLOCK_MONOTONIC time of the guest clock's 0; None when the guest ends.
             failed: is called last of all when `failure` has come.
+            log: where it notes what it writes.
         """
         super().__init__(name=f"vCPU {index}", daemon=True)
         self.index = index
@@ -70,7 +72,7 @@ class VcpuThread(threading.Thread):
         self._seed = seed
         self._next_stretch = next_stretch
         self._failed = failed
-        self._core = core.Vcpu(index, counter)
+        self._core = core.Vcpu(index, counter, log)
 
     def run(self) -> None:
         """Run until the guest ends."""
@@ -101,7 +103,11 @@ class VcpuThread(threading.Thread):
     def work(self, number: int, workload: Workload) -> dict[str, Any]:
         """Return what `core.Vcpu.set_work` takes for its workload of a phase."""
         block = named(self._ram.blocks, workload.block)
-        return work(workload, block, self._seed, sequence_seed(self._seed, self.index, number))
+        sequence = sequence_seed(self._seed, self.index, number)
+        return {
+            **work(workload, block, self._seed, sequence),
+            "log_block": self._ram.blocks.index(block),
+        }
 
     def state(self) -> VcpuState:
         """Return how far it is in the sequence of `phase`; it must stand."""
