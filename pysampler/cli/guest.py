@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from pysampler.qmp.address import Listener
 
 _IDSTR = re.compile(r"[A-Za-z0-9._:/-]{1,200}", re.ASCII)
+# So small a time is no duration of a measurement, which units.py reads.
+_COST = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ns|us|ms)", re.ASCII)
+_NS = {"ns": 1, "us": 1000, "ms": 1_000_000}
 _MAX_BLOCKS = 64
 _TICK_S = 0.25
 _END_S = 4.0  # from a signal, or quit, to the end
@@ -104,6 +107,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--truth", action="store_true", help="keep the time of each page's last write"
     )
     parser.add_argument(
+        "--logging-cost",
+        type=checked(_cost_ns),
+        default=0,
+        metavar="TIME",
+        help="what a page's first write takes longer while dirty logging is on, as under KVM, "
+        "e.g. 1.3us (default 0, at most 1ms)",
+    )
+    parser.add_argument(
         "--qmp", metavar="ADDRESS", help="serve QMP at unix:PATH or tcp:127.0.0.1:PORT"
     )
 
@@ -131,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
                 truth=args.truth,
                 reachable=_reachable(specs, phases, args.zero),
             )
-        guest = Guest(ram, phases, args.seed)
+        guest = Guest(ram, phases, args.seed, logging_cost_ns=args.logging_cost)
         stack.callback(guest.close)
         offered = offer_userfaultfd()  # for exact tracking from outside
         for fd in offered:
@@ -182,6 +193,16 @@ def _block(text: str) -> BlockSpec:
     if not equals or _IDSTR.fullmatch(name) is None:
         raise UsageError(f"--block: {text[:40]!r} is not NAME=SIZE, as vga=16M is")
     return BlockSpec(name, parse_size(length, f"--block {name}"))
+
+
+def _cost_ns(text: str) -> int:
+    match = _COST.fullmatch(text)
+    ns = round(float(match[1]) * _NS[match[2]]) if match else -1
+    if not 0 <= ns <= _NS["ms"]:
+        raise UsageError(
+            f"--logging-cost: {text[:40]!r} is not a time from 0us to 1ms, as 1.3us and 900ns are"
+        )
+    return ns
 
 
 def _phases(args: argparse.Namespace) -> Phases:

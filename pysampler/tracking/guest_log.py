@@ -85,17 +85,17 @@ class GuestLog:
         self._finalizer()
 
     def start(self, mode: LogMode) -> None:
-        """Turn logging on, with all pages clean and all rings empty.
+        """Turn logging on, with all pages clean and rings of what was written since then.
 
         Raises:
             OSError: there are no barriers here (membarrier).
         """
-        self.file.set_mode(LogMode.BITMAP)  # no entries while what an earlier reader left goes
-        self.file.reset()
+        self.file.set_mode(LogMode.OFF)  # an earlier reader may have left it on
         seen = np.zeros(self.file.n_words, dtype=np.uint64)
         for vcpu in range(self.file.n_vcpus):
             self.file.harvest(vcpu, seen)
         self.file.set_mode(mode)
+        self.file.reset()
         self._mode = mode
 
     def is_kept(self) -> bool:

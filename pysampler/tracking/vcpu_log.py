@@ -174,13 +174,16 @@ class _Harvester:
                 self.broken = f"{error.filename}: {error.strerror}"
 
     def reset(self) -> None:
-        """Forget all pages. One that a vCPU is just about to enter may count as written after."""
-        self._log.file.reset()
+        """Forget all pages; one that is written meanwhile counts as written after.
+
+        The rings come first: what enters them once the bits are clear never enters again.
+        """
         self.harvest()
         with self._lock:
             self._seen[:] = self._others
             self.n_pages = [0] * len(self.n_pages)
             self._full_before = self._all_full()
+        self._log.file.reset()
 
     def full(self) -> list[int]:
         """Return by vCPU how often its ring was full since the baseline."""

@@ -163,6 +163,19 @@ def test_the_ring_names_who_wrote_a_page_first(make_guest, let_it_write):
     observer.close()
 
 
+def test_no_page_is_lost_that_is_written_while_the_baseline_is_made(make_guest):
+    guest = make_guest("sweep:ws=512K,wps=max", vcpus=2)
+    observer = exact_observer(GuestMeasure(guest).blocks(), Mode.DIRTY_RING)
+    guest.cont()
+    observer.warm_up()
+    for _ in range(20):
+        observer.baseline()
+        before = guest.writes()
+        wait_for(lambda before=before: min(np.subtract(guest.writes(), before)) > 256)
+        assert observer.compare().pages == 128
+    observer.close()
+
+
 def test_a_part_of_the_blocks_is_counted_alone(make_guest, let_it_write):
     guest = make_guest("sweep:wps=max", "sweep:block=vga,wps=max", vcpus=2, blocks=[VGA])
     observer = exact_observer(GuestMeasure(guest).blocks()[1:], Mode.DIRTY_RING)

@@ -13,9 +13,21 @@ from pysampler.measuring import exact_observer
 from pysampler.tracking.dirty_bitmap import DirtyBitmap
 from pysampler.tracking.dirty_ring import DirtyRing, vcpu_threads
 from pysampler.tracking.probe import probe
+from pysampler.tracking.vcpu_log import VcpuLog
 
 N_PAGES = 4099
-TRACKERS = {Mode.DIRTY_BITMAP: DirtyBitmap, Mode.DIRTY_RING: DirtyRing}
+TRACKERS = {
+    "userfaultfd-dirty-bitmap": lambda blocks, pid: DirtyBitmap(blocks, pid=pid),
+    "userfaultfd-dirty-ring": lambda blocks, pid: DirtyRing(blocks, vcpu_threads(pid), pid=pid),
+    "vcpu-log-dirty-bitmap": lambda blocks, pid: logged(blocks, Mode.DIRTY_BITMAP, pid),
+    "vcpu-log-dirty-ring": lambda blocks, pid: logged(blocks, Mode.DIRTY_RING, pid),
+}
+
+
+def logged(blocks, mode, pid):
+    observer = exact_observer(blocks, mode, pid=pid)
+    assert type(observer) is VcpuLog
+    return observer
 
 
 @pytest.fixture
@@ -42,14 +54,14 @@ def guest(tmp_path):
         stream.close()
 
 
-@pytest.mark.parametrize("mode", TRACKERS)
-def test_what_is_tracked_from_outside_is_the_truth(guest, mode):
-    for finding in probe():
-        if mode.value in finding.detail and not finding.works:
+@pytest.mark.parametrize("name", TRACKERS)
+def test_what_is_tracked_from_outside_is_the_truth(guest, name):
+    way, _, mode = name.rpartition("-dirty-")
+    for finding in probe() if way == "userfaultfd" else ():
+        if f"dirty-{mode}" in finding.detail and not finding.works:
             pytest.skip(f"{finding.name}: {finding.detail}; {finding.cure}")
     guest.ask("stop")
-    observer = exact_observer(find_blocks(guest.pid), mode, pid=guest.pid)
-    assert type(observer) is TRACKERS[mode]
+    observer = TRACKERS[name](find_blocks(guest.pid), guest.pid)
     try:
         observer.warm_up()
         observer.baseline()
@@ -64,7 +76,7 @@ def test_what_is_tracked_from_outside_is_the_truth(guest, mode):
         found = observer.compare().pages
         assert found == guest.ask("x-count-dirty-since", **{"monotonic-ns": since})["pages"]
         assert found > 500
-        if mode is Mode.DIRTY_RING:
+        if mode == "ring":
             assert sum(pages for _, pages in observer.vcpu_pages()) == found
             assert list(vcpu_threads(guest.pid)) == [0, 1]
     finally:
