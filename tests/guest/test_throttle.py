@@ -1,7 +1,8 @@
 """Throttled vCPUs of a guest that runs.
 
-Counts are compared with loose bounds: the machine may be busy. The arithmetic is held exactly in
-test_pace.py.
+A machine that takes the CPU from a vCPU takes its time to sleep as well. So of ten windows
+the one that was disturbed least counts; a wrong throttle is wrong in all of them. The arithmetic
+is held exactly in test_pace.py.
 """
 
 import time
@@ -10,10 +11,11 @@ import pytest
 
 from pysampler.errors import UsageError
 
+WINDOWS = 10
 
-def counted(guest, seconds=1.0):
+
+def counted(guest, seconds):
     """Return each vCPU's writes a second, and the share of time that it slept as it was told."""
-    time.sleep(0.05)
     begin, writes, slept = time.monotonic_ns(), guest.writes(), guest.throttled_ns()
     time.sleep(seconds)
     ns = time.monotonic_ns() - begin
@@ -21,6 +23,18 @@ def counted(guest, seconds=1.0):
         [(now - then) * 1e9 / ns for then, now in zip(writes, guest.writes(), strict=True)],
         [(now - then) / ns for then, now in zip(slept, guest.throttled_ns(), strict=True)],
     )
+
+
+def assert_counted(guest, writes, slept, seconds=0.8):
+    """In one of the windows each vCPU has these writes a second, and sleeps for this share."""
+    found = []
+    for _ in range(WINDOWS):
+        found.append(counted(guest, seconds))
+        if found[-1][0] == pytest.approx(writes, rel=0.1) and (
+            found[-1][1] == pytest.approx(slept, abs=0.05)
+        ):
+            return
+    pytest.fail(f"writes {writes}, slept {slept}: {found}")
 
 
 @pytest.mark.parametrize(
@@ -31,36 +45,32 @@ def test_a_throttle_takes_writes_that_are_not_made_up_for(make_guest, lag, perce
     guest = make_guest(f"uniform:wps=50k,lag={lag}")
     guest.cont()
     guest.throttle(percentage)
-    (writes,), (slept,) = counted(guest)
-    assert writes == pytest.approx(50_000 * left, rel=0.15)
-    assert slept == pytest.approx(percentage / 100, abs=0.1)
+    assert_counted(guest, [50_000 * left], [percentage / 100])
 
 
 def test_a_vcpu_without_a_pace_has_the_rest_of_the_time(make_guest):
     guest = make_guest("uniform:wps=max")
     guest.cont()
     guest.throttle(75)
-    _, (slept,) = counted(guest)
-    # Where the CPU is taken from it while it runs, that is time in which it does not sleep.
-    assert 0.3 < slept < 0.8
+    found = []
+    while not any(share == pytest.approx(0.75, abs=0.05) for share in found):
+        assert len(found) < WINDOWS, found
+        found += counted(guest, 0.8)[1]
 
 
 def test_one_vcpu_is_throttled_alone(make_guest):
     guest = make_guest("uniform:wps=20k,lag=0", vcpus=2)
     guest.cont()
     guest.throttle(90, vcpu=1)
-    writes, slept = counted(guest)
-    assert writes == pytest.approx([20_000, 2000], rel=0.2)
-    assert slept[0] == 0
+    assert_counted(guest, [20_000, 2000], [0, 0.9])
+    assert guest.throttled_ns()[0] == 0
 
 
 def test_the_rest_of_a_burst_is_no_sleep(make_guest):
     guest = make_guest("burst:on=100ms,off=100ms,of=uniform:wps=40k,lag=0")
     guest.cont()
     guest.throttle(50)
-    (writes,), (slept,) = counted(guest, 2)
-    assert writes == pytest.approx(10_000, rel=0.2)
-    assert slept == pytest.approx(0.25, abs=0.1)
+    assert_counted(guest, [10_000], [0.25], seconds=1)
 
 
 def test_a_guest_stops_and_goes_on_at_once_whatever_it_sleeps(make_guest):
