@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pysampler.validation.row import Row
-    from pysampler.validation.summary import Cell
+    from pysampler.validation.summary import ValidationCell
 
 _SIZE_MIN = 64 * MIB
 _COMPARED_RUNS = 10
@@ -315,7 +315,7 @@ def _measure(
     return rows, failure
 
 
-def _cell_table(found: Sequence[Cell]) -> Table:
+def _cell_table(found: Sequence[ValidationCell]) -> Table:
     table = Table(
         title=f"MiB/s of a {found[0].rows[0].workload} writer",
         caption="theory: at the writes counted in each measurement; sd: expected standard deviation"

@@ -50,8 +50,8 @@ class Vcpu(Protocol):
         """Over about the last second."""
 
 
-class Guest(Protocol):
-    """The guest. Its methods are called from any thread.
+class ServedGuest(Protocol):
+    """The guest, as the server uses it. Its methods are called from any thread.
 
     `blocks`, `state` and `vcpus` are read in the event loop and must not block; the
     others may.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pysampler.qmp.address import Listener
-    from pysampler.qmp.interface import Guest, Measure
+    from pysampler.qmp.interface import Measure, ServedGuest
 
 MAX_CLIENTS = 64
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -46,7 +46,7 @@ class QmpServer:
 
     def __init__(
         self,
-        guest: Guest,
+        guest: ServedGuest,
         measure: Measure,
         listener: Listener,
         say: Callable[[str], object] = lambda _: None,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from pysampler.validation.summary import Cell
+    from pysampler.validation.summary import ValidationCell
 
 # Okabe and Ito's colours, which people with colour-blindness tell apart.
 _COLOURS = {"fast": "#0072B2", "qemu": "#D55E00", "qemu-7": "#CC79A7", "dirty-bitmap": "#009E73"}
@@ -26,7 +26,7 @@ _MARKERS = {"fast": "o", "qemu": "s", "qemu-7": "D", "dirty-bitmap": "^"}
 _GREY = "#666666"
 
 
-def draw(cells: Sequence[Cell]) -> dict[str, Figure]:
+def draw(cells: Sequence[ValidationCell]) -> dict[str, Figure]:
     """Return the figures by name: ``rates``, ``deviations`` and ``slowdown``.
 
     Raises:
@@ -60,12 +60,12 @@ def draw(cells: Sequence[Cell]) -> dict[str, Figure]:
     return figures
 
 
-def _methods(cells: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:
+def _methods(cells: Sequence[ValidationCell]) -> list[tuple[str, list[ValidationCell]]]:
     names = dict.fromkeys(cell.method for cell in cells)
     return [(name, [cell for cell in cells if cell.method == name]) for name in names]
 
 
-def _rates(axes: Axes, cells: Sequence[Cell]) -> None:
+def _rates(axes: Axes, cells: Sequence[ValidationCell]) -> None:
     _draw_theory(axes, cells)
     for name, of_method in _methods(cells):
         axes.errorbar(
@@ -99,7 +99,7 @@ def _rates(axes: Axes, cells: Sequence[Cell]) -> None:
     axes.set_ylabel("dirty rate, MiB/s")
 
 
-def _draw_theory(axes: Axes, cells: Sequence[Cell]) -> None:
+def _draw_theory(axes: Axes, cells: Sequence[ValidationCell]) -> None:
     """Draw theory at the mean rate of the sampled rows; each row has its own in the table."""
     sampled = [cell for cell in cells if cell.method != "dirty-bitmap"] or list(cells)
     wps = float(np.mean([cell.wps for cell in sampled]))
@@ -112,14 +112,14 @@ def _draw_theory(axes: Axes, cells: Sequence[Cell]) -> None:
     axes.plot(span, rates, color="black", linewidth=1, label="theory")
 
 
-def _label_times(axes: Axes, cells: Sequence[Cell]) -> None:
+def _label_times(axes: Axes, cells: Sequence[ValidationCell]) -> None:
     times = sorted({cell.calc_time_ms for cell in cells})
     axes.set_xticks(times, [str(time) for time in times], rotation=45, fontsize="small")
     axes.set_xticks([], minor=True)
     axes.set_xlabel("calc-time, ms")
 
 
-def _deviations(axes: Axes, cells: Sequence[Cell]) -> None:
+def _deviations(axes: Axes, cells: Sequence[ValidationCell]) -> None:
     """Draw deviations from theory in percent, over the interval that sampling allows."""
     sampled = [pair for pair in _methods(cells) if pair[0] != "dirty-bitmap"]
     for which, (name, of_method) in enumerate(sampled):
@@ -143,7 +143,7 @@ def _deviations(axes: Axes, cells: Sequence[Cell]) -> None:
     axes.set_ylabel("measured less theory, %")
 
 
-def _slowdown(axes: Axes, cells: Sequence[Cell]) -> None:
+def _slowdown(axes: Axes, cells: Sequence[ValidationCell]) -> None:
     for name, of_method in _methods(cells):
         axes.plot(
             [cell.calc_time_ms for cell in of_method],

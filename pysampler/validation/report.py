@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pysampler.validation.row import Row
-    from pysampler.validation.summary import Cell, Summary
+    from pysampler.validation.summary import Summary, ValidationCell
 
 _CAPTIONS = {
     "rates": "Dirty rate by calc-time: theory at the mean of the counted write rates (line), and"
@@ -226,7 +226,7 @@ def _chi_square_cells(judgement: Judgement) -> list[tuple[str, str]]:
     ]
 
 
-def _cell_table(found: Sequence[Cell]) -> _Table:
+def _cell_table(found: Sequence[ValidationCell]) -> _Table:
     """Return titles and lines of the table of all cells."""
     lines = []
     before = None
@@ -271,7 +271,7 @@ def _cell_table(found: Sequence[Cell]) -> _Table:
     return head, lines
 
 
-def _published_cells(cell: Cell) -> list[tuple[str, str]]:
+def _published_cells(cell: ValidationCell) -> list[tuple[str, str]]:
     figures = cell.published
     if figures is None:
         return [("", "")] * 2

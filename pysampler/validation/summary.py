@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Cell:
+class ValidationCell:
     """All repeats of one size, calc-time and method. Rates are MiB/s."""
 
     rows: tuple[Row, ...]
@@ -95,13 +95,13 @@ class Cell:
         return published().get((self.size, self.calc_time_ms))
 
 
-def cells(rows: Sequence[Row]) -> list[Cell]:
+def cells(rows: Sequence[Row]) -> list[ValidationCell]:
     """Return the cells of a run, by size, calc-time and method, exact tracking last."""
     found: dict[tuple[int, int, str], list[Row]] = {}
     for row in rows:
         found.setdefault((row.size, row.calc_time_ms, row.method), []).append(row)
     order = sorted(found, key=lambda key: (*key[:2], key[2] == DIRTY_BITMAP, key[2]))
-    return [Cell(tuple(found[key])) for key in order]
+    return [ValidationCell(tuple(found[key])) for key in order]
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def summaries(rows: Sequence[Row]) -> list[Summary]:
     ]
 
 
-def _published_deviation(of_one: Sequence[Cell]) -> float | None:
+def _published_deviation(of_one: Sequence[ValidationCell]) -> float | None:
     deviations = []
     for cell in of_one:
         figures = cell.published

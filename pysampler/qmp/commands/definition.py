@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pysampler.qmp.dirty_rate_state import DirtyRate
-    from pysampler.qmp.interface import Guest
+    from pysampler.qmp.interface import ServedGuest
     from pysampler.qmp.schema import Member
 
 Arguments = dict[str, Any]  # checked
@@ -33,7 +33,7 @@ class Monitor:
         shutdown: sends SHUTDOWN with a reason, once.
     """
 
-    guest: Guest
+    guest: ServedGuest
     dirty_rate: DirtyRate
     emit: Emit
     shutdown: Callable[[str], None]
