@@ -21,7 +21,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pysampler import _native, core
-from pysampler.benchmark.harness import UNSTABLE, spread_of
+from pysampler.benchmark.harness import Timing, run_rounds
 from pysampler.core import Hash, Hasher, Simd
 from pysampler.units import format_size, parse_size
 
@@ -48,22 +48,13 @@ LATE_NS = 500_000  # a thread that begins later found no free CPU
 LEAST_ROUNDS = 11
 
 
-@dataclass
+@dataclass(frozen=True)
 class Contender:
-    """One way to go over a list of pages, and the seconds per page of each round."""
+    """One way to go over a list of pages, and what it took, round by round."""
 
     key: str
     name: str
-    run: Callable[[VfnArray], None]
-    seconds: list[float] = field(default_factory=list)
-
-    def median(self) -> float:
-        """Return the median, seconds per page."""
-        return statistics.median(self.seconds)
-
-    def spread(self) -> float:
-        """Return half the interquartile range as a part of the median."""
-        return spread_of(self.seconds)
+    timing: Timing
 
 
 @dataclass(frozen=True)
@@ -173,21 +164,32 @@ def hold_memory(size: int, sender: Connection) -> None:
             time.sleep(3600)
 
 
-def race(contenders: list[Contender], size: int, rounds: int) -> None:
-    """Let every contender run once a round, in shuffled order, over fresh random pages.
+def contender(key: str, name: str, run: Callable[[VfnArray], None], size: int) -> Contender:
+    """Return a contender that goes over fresh random pages of a memory, drawn before it is timed.
 
     The clock is this thread's own, which stands still while another process has the CPU. With
     any other, the longer a run the more of the others' time it gets, and ratios grow.
     """
+    vfns, draw = random_pages(PAGES, size)
+    return Contender(key, name, Timing(lambda: run(vfns), PAGES, prepare=draw))
+
+
+def random_pages(n: int, size: int) -> tuple[VfnArray, Callable[[], None]]:
+    """Return a list of ``n`` pages of ``size`` bytes of memory, and what draws it anew."""
     generator = np.random.default_rng()
-    for turn in range(rounds + 1):
-        for contender in random.sample(contenders, len(contenders)):
-            vfns = generator.integers(0, size // PAGE_SIZE, PAGES, dtype=np.uint64)
-            start = time.thread_time_ns()
-            contender.run(vfns)
-            elapsed = time.thread_time_ns() - start
-            if turn > 0:  # the first round only warms up
-                contender.seconds.append(elapsed / PAGES / 1e9)
+    vfns = np.empty(n, dtype=np.uint64)
+
+    def draw() -> None:
+        vfns[:] = generator.integers(0, size // PAGE_SIZE, n, dtype=np.uint64)
+
+    return vfns, draw
+
+
+def race(contenders: list[Contender], rounds: int) -> None:
+    """Let every contender run once a round, in shuffled order."""
+    seed = random.getrandbits(64)
+    for _ in run_rounds([one.timing for one in contenders], rounds, seed):
+        pass
 
 
 def race_threads(run: Callable[[VfnArray], None], size: int, rounds: int) -> list[Contender]:
@@ -196,33 +198,40 @@ def race_threads(run: Callable[[VfnArray], None], size: int, rounds: int) -> lis
     The wall clock counts here, so a round counts only when no other process had one of the CPUs
     meanwhile: each thread began at once, and its own clock did not stand still.
     """
-    generator = np.random.default_rng()
     begun = 0
+    undisturbed: list[bool] = []  # of each thread of this round
 
-    def undisturbed(vfns: VfnArray) -> bool:
+    def share(vfns: VfnArray) -> bool:
         late = time.perf_counter_ns() - begun > LATE_NS
         wall, own = time.perf_counter_ns(), time.thread_time_ns()
         run(vfns)
         own, wall = time.thread_time_ns() - own, time.perf_counter_ns() - wall
         return not late and wall < 1.03 * own
 
-    one, two = Contender("b1T", "xxh3, one thread", run), Contender("b2T", "xxh3, two threads", run)
+    def threaded(n_threads: int) -> Timing:
+        vfns, draw = random_pages(PAGES_FOR_THREADS, size)
+
+        def work() -> None:
+            nonlocal begun
+            begun = time.perf_counter_ns()
+            undisturbed.extend(pool.map(share, np.array_split(vfns, n_threads)))
+
+        return Timing(work, PAGES_FOR_THREADS, time.perf_counter_ns, draw)
+
     attempts = 20 * rounds
     with ThreadPoolExecutor(2) as pool:
+        one = Contender("b1T", "xxh3, one thread", threaded(1))
+        two = Contender("b2T", "xxh3, two threads", threaded(2))
         for _ in range(attempts):
-            times = []
-            for n_threads in (1, 2):
-                vfns = generator.integers(0, size // PAGE_SIZE, PAGES_FOR_THREADS, dtype=np.uint64)
-                begun = time.perf_counter_ns()
-                if all(list(pool.map(undisturbed, np.array_split(vfns, n_threads)))):
-                    times.append((time.perf_counter_ns() - begun) / PAGES_FOR_THREADS / 1e9)
-            if len(times) == 2:
-                one.seconds.append(times[0])
-                two.seconds.append(times[1])
-            if len(two.seconds) == rounds:
+            undisturbed.clear()
+            figures = one.timing.once(), two.timing.once()
+            if all(undisturbed):
+                one.timing.ns_per_page.append(figures[0])
+                two.timing.ns_per_page.append(figures[1])
+            if (counted := len(two.timing.ns_per_page)) == rounds:
                 return [one, two]
-    print(f"two threads: {len(two.seconds)} of {attempts} rounds had two CPUs for themselves")
-    return [one, two] if len(two.seconds) >= LEAST_ROUNDS else []
+    print(f"two threads: {counted} of {attempts} rounds had two CPUs for themselves")
+    return [one, two] if counted >= LEAST_ROUNDS else []
 
 
 def measure_mapped(size: int, rounds: int) -> list[Contender]:
@@ -232,13 +241,13 @@ def measure_mapped(size: int, rounds: int) -> list[Contender]:
     old_loop = Hasher(Hash.CRC32, prefetch=False)
     with random_memory(size) as memory:
         single = [
-            Contender("a", "bare read", mapped(Hasher(Hash.READ), memory)),
-            Contender("b", "xxh3", mapped(xxh3, memory)),
-            Contender("c", "xxh64", mapped(Hasher(Hash.XXH64), memory)),
-            Contender("d", "xxh64, QEMU's loop", mapped(loop, memory)),
-            Contender("e", "crc32, old QEMU's loop", mapped(old_loop, memory)),
+            contender("a", "bare read", mapped(Hasher(Hash.READ), memory), size),
+            contender("b", "xxh3", mapped(xxh3, memory), size),
+            contender("c", "xxh64", mapped(Hasher(Hash.XXH64), memory), size),
+            contender("d", "xxh64, QEMU's loop", mapped(loop, memory), size),
+            contender("e", "crc32, old QEMU's loop", mapped(old_loop, memory), size),
         ]
-        race(single, size, rounds)
+        race(single, rounds)
         threaded = race_threads(mapped(xxh3, memory), size, rounds)
     return single + threaded
 
@@ -253,11 +262,11 @@ def measure_huge(size: int, rounds: int) -> list[Contender]:
             )
             return []
         contenders = [
-            Contender("a2M", "bare read, 2 MiB pages", mapped(Hasher(Hash.READ), memory)),
-            Contender("b2M", "xxh3, 2 MiB pages", mapped(Hasher(Hash.XXH3), memory)),
-            Contender("c2M", "xxh64, 2 MiB pages", mapped(Hasher(Hash.XXH64), memory)),
+            contender("a2M", "bare read, 2 MiB pages", mapped(Hasher(Hash.READ), memory), size),
+            contender("b2M", "xxh3, 2 MiB pages", mapped(Hasher(Hash.XXH3), memory), size),
+            contender("c2M", "xxh64, 2 MiB pages", mapped(Hasher(Hash.XXH64), memory), size),
         ]
-        race(contenders, size, rounds)
+        race(contenders, rounds)
     return contenders
 
 
@@ -271,11 +280,11 @@ def measure_remote(size: int, rounds: int) -> list[Contender]:
         address, pid = receiver.recv(), child.pid
         assert pid
         contenders = [
-            Contender("f", "process_vm_readv", process_vm_readv_alone(pid, address, PAGES)),
-            Contender("g", "remote pass, xxh3", remote(Hasher(Hash.XXH3), pid, address)),
-            Contender("h", "remote pass, xxh64", remote(Hasher(Hash.XXH64), pid, address)),
+            contender("f", "process_vm_readv", process_vm_readv_alone(pid, address, PAGES), size),
+            contender("g", "remote pass, xxh3", remote(Hasher(Hash.XXH3), pid, address), size),
+            contender("h", "remote pass, xxh64", remote(Hasher(Hash.XXH64), pid, address), size),
         ]
-        race(contenders, size, rounds)
+        race(contenders, rounds)
     finally:
         child.kill()
         child.join()
@@ -306,7 +315,8 @@ def verdict(wanted: Wanted, ratios: list[float]) -> str:
 
 def ratios_of(wanted: Wanted, contenders: dict[str, Contender]) -> list[float]:
     """Return the ratio of each round."""
-    over, under = contenders[wanted.over].seconds, contenders[wanted.under].seconds
+    over = contenders[wanted.over].timing.ns_per_page
+    under = contenders[wanted.under].timing.ns_per_page
     return [a / b for a, b in zip(over, under, strict=True)]
 
 
@@ -317,14 +327,15 @@ def show(contenders: dict[str, Contender], console: Console) -> None:
     times.add_column("pass")
     for column in ("median", "min", "IQR/2", ""):
         times.add_column(column, justify="right")
-    for contender in contenders.values():
+    for one in contenders.values():
+        timing = one.timing
         times.add_row(
-            contender.key,
-            contender.name,
-            f"{1e9 * contender.median():.0f}",
-            f"{1e9 * min(contender.seconds):.0f}",
-            f"{100 * contender.spread():.0f} %",
-            "unstable" if contender.spread() > UNSTABLE else "",
+            one.key,
+            one.name,
+            f"{timing.median:.0f}",
+            f"{min(timing.ns_per_page):.0f}",
+            f"{100 * timing.spread:.0f} %",
+            "unstable" if timing.unstable else "",
         )
     console.print(times)
     table = Table(title="ratios")
@@ -382,16 +393,16 @@ def dump(contenders: dict[str, Contender], machine: dict[str, Any], path: str) -
             pyperf.Benchmark(
                 [
                     pyperf.Run(
-                        contender.seconds,
+                        [ns / 1e9 for ns in one.timing.ns_per_page],
                         metadata={
-                            "name": f"{contender.key}: {contender.name}",
+                            "name": f"{one.key}: {one.name}",
                             "unit": "second",
                             **machine,
                         },
                     )
                 ]
             )
-            for contender in contenders.values()
+            for one in contenders.values()
         ]
     ).dump(path, replace=True)
 

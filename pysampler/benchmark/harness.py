@@ -33,13 +33,22 @@ class Timing:
         pages: pages that one call of it reads.
         clock: what it is timed by: this thread's CPU time, which does not run while something
             else has the CPU; wall time for what runs in several threads.
+        prepare: is called before each call of work, and is not timed.
         ns_per_page: one figure a round.
     """
 
     work: Callable[[], object]
     pages: int
     clock: Callable[[], int] = time.thread_time_ns
+    prepare: Callable[[], object] = lambda: None
     ns_per_page: list[float] = field(default_factory=list)
+
+    def once(self) -> float:
+        """Do the work once and return what it took, ns per page; nothing is kept."""
+        self.prepare()
+        begin = self.clock()
+        self.work()
+        return (self.clock() - begin) / self.pages
 
     @property
     def median(self) -> float:
@@ -67,11 +76,9 @@ def run_rounds(timings: Sequence[Timing], rounds: int, seed: int = 0) -> Iterato
     order = list(timings)
     shuffle = random.Random(seed).shuffle  # noqa: S311 - an order, no secret
     for timing in order:
-        timing.work()
+        timing.once()
     for done in range(rounds):
         shuffle(order)
         for timing in order:
-            begin = timing.clock()
-            timing.work()
-            timing.ns_per_page.append((timing.clock() - begin) / timing.pages)
+            timing.ns_per_page.append(timing.once())
         yield done + 1

@@ -42,6 +42,22 @@ def test_the_round_before_the_first_is_not_timed():
     assert timing.ns_per_page == [8, 8]
 
 
+def test_what_prepares_the_work_comes_before_each_and_is_not_timed():
+    clock = Clock()
+    prepare = Work(clock, "prepare", [1000])
+    timing = Timing(Work(clock, "work", [6]), 2, clock, prepare)
+    list(run_rounds([timing], 2))
+    assert clock.calls == ["prepare", "work"] * 3
+    assert timing.ns_per_page == [3, 3]
+
+
+def test_doing_it_once_keeps_nothing():
+    clock = Clock()
+    timing = Timing(Work(clock, "a", [12]), 4, clock)
+    assert timing.once() == 3
+    assert timing.ns_per_page == []
+
+
 def test_a_case_that_varies_is_unstable_and_a_single_outlier_is_not():
     steady = Timing(lambda: None, 1, ns_per_page=[100.0] * 20 + [900.0])
     wild = Timing(lambda: None, 1, ns_per_page=[70.0, 100.0, 130.0] * 7)
