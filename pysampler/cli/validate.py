@@ -39,7 +39,7 @@ from pysampler.validation.experiment import (
 )
 from pysampler.validation.report import findings, make_folder, need_extras, write_report
 from pysampler.validation.row import DIRTY_BITMAP
-from pysampler.validation.store import Run, Store, default_path
+from pysampler.validation.store import Store, default_path
 from pysampler.validation.summary import cells, summaries
 from pysampler.validation.workload import WORKLOADS
 from pysampler.vector.interrupted import MeasurementInterruptedError
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pysampler.validation.row import Row
+    from pysampler.validation.stored_runs import Run
     from pysampler.validation.summary import ValidationCell
 
 _SIZE_MIN = 64 * MIB

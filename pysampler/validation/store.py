@@ -3,38 +3,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import stat
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from pysampler.errors import FormatError, PysamplerError
 from pysampler.host.writer import is_trusted, place_of, refuse_others
-from pysampler.validation.row import Row
+from pysampler.validation import stored_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (
-    id INTEGER PRIMARY KEY,
-    started INTEGER NOT NULL,   -- seconds since the epoch
-    machine TEXT NOT NULL       -- JSON
-);
-CREATE TABLE IF NOT EXISTS rows (
-    run INTEGER NOT NULL REFERENCES runs (id),
-    row TEXT NOT NULL           -- JSON, as row.py makes it
-);
-CREATE INDEX IF NOT EXISTS rows_of_run ON rows (run);
-"""
-_VERSION = 1
+    from pysampler.validation.row import Row
+    from pysampler.validation.stored_runs import Run
+
 _PATIENCE_S = 5.0  # how long another process may have the file for itself
-_LATEST = 1 << 36  # seconds since the epoch: no run is from the year 4000
 # What SQLite and JSON say to a file that somebody else wrote.
 _MALFORMED = (sqlite3.Error, FormatError, ValueError, TypeError, OverflowError, RecursionError)
 
@@ -45,25 +32,11 @@ def default_path() -> str:
     return os.path.join(state, "pysampler", "validation.sqlite")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A stored run.
-
-    Attributes:
-        number: its number in the store.
-        started: seconds since the epoch.
-        machine: as `pysampler.host.machine.facts` gives it.
-        rows: its rows.
-    """
-
-    number: int
-    started: int
-    machine: dict[str, Any]
-    rows: tuple[Row, ...]
-
-
 class Store:
     """Runs in an SQLite file.
+
+    A file of an older pysampler is brought to the present form when it is opened to be changed. It
+    is read as it is otherwise.
 
     Args:
         path: the file; made, with its folder, when it is not there.
@@ -96,19 +69,18 @@ class Store:
             self._stack = stack.pop_all()
 
     def _prepare(self, *, change: bool) -> None:
-        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        self._is_empty = version == 0 and not change
-        if version not in {0, _VERSION}:
+        with self._transaction("IMMEDIATE" if change else "DEFERRED"):
+            self._refuse_unknown_tables()
+            if change:
+                stored_runs.bring_up(self._connection)
+
+    def _refuse_unknown_tables(self) -> None:
+        if not stored_runs.are_known(self._connection):
             raise PysamplerError(f"{self._path} was made by another version of pysampler")
-        if change:
-            with self._transaction():
-                for statement in _SCHEMA.split(";")[:-1]:
-                    self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA user_version = {_VERSION}")
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
+    def _transaction(self, kind: Literal["IMMEDIATE", "DEFERRED"]) -> Iterator[None]:
+        self._connection.execute(f"BEGIN {kind}")
         try:
             yield
             self._connection.execute("COMMIT")
@@ -133,17 +105,8 @@ class Store:
         Raises:
             PysamplerError: it could not be written; the file is as it was.
         """
-        with self._using("write"), self._transaction():
-            cursor = self._connection.execute(
-                "INSERT INTO runs (started, machine) VALUES (?, ?)",
-                (int(time.time()), json.dumps(machine)),
-            )
-            number = cursor.lastrowid or 0
-            self._connection.executemany(
-                "INSERT INTO rows (run, row) VALUES (?, ?)",
-                [(number, json.dumps(row.to_dict())) for row in rows],
-            )
-        return number
+        with self._using("write"), self._transaction("IMMEDIATE"):
+            return stored_runs.insert(self._connection, int(time.time()), machine, rows)
 
     def last(self, n: int) -> list[Run]:
         """Return the last ``n`` runs, the oldest of them first.
@@ -151,22 +114,10 @@ class Store:
         Raises:
             PysamplerError: the file cannot be read.
         """
-        if self._is_empty:
-            return []
-        with self._using("read"):
-            return sorted(self._runs(n), key=lambda run: run.number)
-
-    def _runs(self, n: int) -> Iterator[Run]:
-        found = self._connection.execute(
-            "SELECT id, started, machine FROM runs ORDER BY id DESC LIMIT ?", (n,)
-        ).fetchall()
-        for number, started, machine in found:
-            texts = self._connection.execute("SELECT row FROM rows WHERE run = ?", (number,))
-            rows = tuple(Row.from_dict(json.loads(text)) for (text,) in texts)
-            facts = json.loads(machine)
-            if not isinstance(facts, dict) or not 0 <= started < _LATEST or not rows:
-                raise ValueError(f"run {number} is none of pysampler")
-            yield Run(number, started, facts, rows)
+        # Another process may bring the file to the present form: one view of it for all reads.
+        with self._using("read"), self._transaction("DEFERRED"):
+            self._refuse_unknown_tables()
+            return stored_runs.last(self._connection, n)
 
     def close(self) -> None:
         """Close the file."""

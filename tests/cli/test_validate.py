@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from older_store import OLDER_STORE, make_older_store
 from simulated import generator, simulate
 
 from pysampler.cli import main, validate
@@ -269,11 +270,12 @@ def test_rows_that_nobody_reads_are_stored_all_the_same(invented, monkeypatch):
 @pytest.mark.parametrize(
     "damage",
     [
-        "UPDATE rows SET row = '[]'", "UPDATE rows SET row = 'x'", "DELETE FROM rows",
-        "UPDATE runs SET machine = '[1]'", "UPDATE runs SET started = 'yesterday'",
-        "UPDATE rows SET row = json_set(row, '$.size', 'large')",
-        "UPDATE rows SET row = json_set(row, '$.seconds', 0)",
-        "UPDATE runs SET started = 1e300", "UPDATE rows SET row = json_remove(row, '$.method')",
+        "UPDATE rows SET size = 'large'", "UPDATE rows SET method = x'ff'", "DELETE FROM rows",
+        "UPDATE rows SET workload = CAST(x'ff' AS TEXT)", "UPDATE rows SET n_dirty_pages = -1",
+        "UPDATE runs SET started = 'yesterday'", "UPDATE rows SET seconds = 0",
+        "UPDATE runs SET started = 1e300", "UPDATE rows SET idle_wps = 1e999",
+        "ALTER TABLE rows RENAME COLUMN method TO other",
+        "ALTER TABLE runs RENAME COLUMN cpu TO other", "ALTER TABLE rows RENAME TO other",
     ],
 )  # fmt: skip
 def test_a_damaged_store_is_compared_in_one_line(invented, capsys, damage):
@@ -286,6 +288,48 @@ def test_a_damaged_store_is_compared_in_one_line(invented, capsys, damage):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "internal error" not in err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE rows SET row = '[]'", "UPDATE rows SET row = 'x'", "DELETE FROM rows",
+        "UPDATE runs SET machine = '[1]'", "UPDATE runs SET started = 'yesterday'",
+        "UPDATE rows SET row = json_set(row, '$.size', 'large')",
+        "UPDATE rows SET row = json_set(row, '$.seconds', 0)",
+        "UPDATE runs SET started = 1e300", "UPDATE rows SET row = json_remove(row, '$.method')",
+    ],
+)  # fmt: skip
+def test_a_damaged_older_store_is_compared_in_one_line_and_takes_no_row(invented, capsys, damage):
+    path = Path(invented[2])
+    make_older_store(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(damage)
+        connection.commit()
+    before = path.read_bytes()
+    assert main([*invented[:3], "--compare"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "internal error" not in err
+    assert main([*invented, "--json", "--no-bitmap"]) == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 18
+    assert sum("sqlite" in line for line in err.splitlines()) == 1
+    assert path.read_bytes() == before
+
+
+def test_an_older_store_is_compared_as_it_was(invented, capsys):
+    path = Path(invented[2])
+    make_older_store(path)
+    before = path.read_bytes()
+    expected = OLDER_STORE.with_suffix(".txt").read_text()
+    assert main([*invented[:3], "--compare"]) == 0
+    assert capsys.readouterr().out == expected
+    assert path.read_bytes() == before  # comparing changes nothing
+    with closing(Store(str(path))):
+        assert path.read_bytes() != before
+    assert main([*invented[:3], "--compare"]) == 0
+    assert capsys.readouterr().out == expected
 
 
 def _lock(path):
