@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from pysampler.cli.arguments import checked, integer
+from pysampler.cli.migration_arguments import add_migration_arguments, precopy_of
 from pysampler.cli.pasted import measurements_in
-from pysampler.cli.predict import add_migration_arguments, precopy_of
 from pysampler.cli.prediction_tables import format_probability
 from pysampler.cli.streams import put
 from pysampler.cli.tables import print_table
@@ -25,16 +26,33 @@ if TYPE_CHECKING:
 
     from pysampler.prediction.advise import Advice, QuickVerdict
 
+_MOST_VCPUS = 8192
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument(
         "vector", nargs="?", default="-", metavar="FILE", help="a vector; - or nothing: stdin"
     )
-    parser.add_argument("--bandwidth", metavar="RATE", required=True, help="max-bandwidth: 10Gbps")
-    parser.add_argument("--downtime", metavar="TIME", required=True, help="downtime-limit: 300ms")
     parser.add_argument(
-        "--vcpus", type=int, metavar="N", help="of the guest (those of the vector, 1)"
+        "--bandwidth",
+        type=checked(as_rate),
+        metavar="RATE",
+        required=True,
+        help="max-bandwidth: 10Gbps",
+    )
+    parser.add_argument(
+        "--downtime",
+        type=checked(as_limit_ms),
+        metavar="TIME",
+        required=True,
+        help="downtime-limit: 300ms",
+    )
+    parser.add_argument(
+        "--vcpus",
+        type=integer("vcpus", low=1, high=_MOST_VCPUS, bounds=f"between 1 and {_MOST_VCPUS}"),
+        metavar="N",
+        help="of the guest (those of the vector, 1)",
     )
     parser.add_argument(
         "--quick",
@@ -49,9 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the advice."""
     precopy = precopy_of(args)
-    bandwidth, limit = as_rate(args.bandwidth), as_limit_ms(args.downtime)
-    if args.vcpus is not None and not 1 <= args.vcpus <= 8192:
-        raise UsageError(f"vcpus: {args.vcpus} is not between 1 and 8192")
+    bandwidth, limit = args.bandwidth, args.downtime
     if args.quick:
         if limit is None:
             raise UsageError("downtime: the quick rule needs a limit")

@@ -57,7 +57,7 @@ def integer(option: str, *, low: int, high: int, bounds: str) -> Callable[[str],
         option: as the message names it, ``--vcpus``.
         low: the least.
         high: the most.
-        bounds: both, as the message says them.
+        bounds: both, as the message says them: ``from 1 to 255``.
     """
 
     def parse(text: str) -> int:
@@ -66,7 +66,7 @@ def integer(option: str, *, low: int, high: int, bounds: str) -> Callable[[str],
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from error
         if not low <= value <= high:
-            raise UsageError(f"{option}: {value} is not from {bounds}")
+            raise UsageError(f"{option}: {value} is not {bounds}")
         return value
 
     return checked(parse)
@@ -75,3 +75,8 @@ def integer(option: str, *, low: int, high: int, bounds: str) -> Callable[[str],
 def size(what: str) -> Callable[[str], int]:
     """Return the type of a size in bytes: ``4096``, ``16M``, ``4G``."""
     return checked(lambda text: parse_size(text, what))
+
+
+def several(parse: Callable[[str], Value]) -> Callable[[str], list[Value]]:
+    """Return the type of a list with commas between its values, of a function of one value."""
+    return checked(lambda text: [parse(word) for word in text.split(",")])

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--vcpus",
-        type=integer("--vcpus", low=1, high=MAX_VCPUS, bounds=f"1 to {MAX_VCPUS}"),
+        type=integer("--vcpus", low=1, high=MAX_VCPUS, bounds=f"from 1 to {MAX_VCPUS}"),
         default=1,
         metavar="N",
         help="default 1",
@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--huge", action="store_true", help="huge pages of 2 MiB")
     parser.add_argument(
         "--seed",
-        type=integer("--seed", low=0, high=(1 << 64) - 1, bounds="0 to 2^64 - 1"),
+        type=integer("--seed", low=0, high=(1 << 64) - 1, bounds="from 0 to 2^64 - 1"),
         default=0,
         help="of content and workloads (default 0)",
     )

@@ -9,6 +9,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from pysampler.cli import prediction_tables
+from pysampler.cli.arguments import several
+from pysampler.cli.migration_arguments import add_migration_arguments, precopy_of
 from pysampler.cli.picture import picture_file
 from pysampler.cli.streams import put, say
 from pysampler.cli.tables import print_table
@@ -16,17 +18,11 @@ from pysampler.cli.vector_input import opened, read_vector, with_name
 from pysampler.errors import FormatError, PysamplerError, UsageError
 from pysampler.prediction.evaluate import evaluate
 from pysampler.prediction.plot import draw_prediction
-from pysampler.prediction.precopy_model import LIMITS, Precopy
+from pysampler.prediction.precopy_model import Precopy
 from pysampler.prediction.prediction import Model, as_limit_ms, as_rate, predict
 from pysampler.prediction.records import read_migrations
 from pysampler.printable import printable
-from pysampler.units import (
-    format_duration,
-    format_rate,
-    format_size,
-    parse_duration_ms,
-    parse_exact_ms,
-)
+from pysampler.units import format_duration, format_rate, format_size
 from pysampler.vector.measurement import MAX_JSON_BYTES
 
 if TYPE_CHECKING:
@@ -59,8 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("published",),
         help="print the published table; its Gbps are 2^30 bit/s, its model published by default",
     )
-    parser.add_argument("--bandwidth", metavar="RATE,...", help="max-bandwidth: 1Gbps,400MiB/s")
-    parser.add_argument("--downtime", metavar="TIME,...", help="downtime-limit: 300ms,unlimited")
+    parser.add_argument(
+        "--bandwidth",
+        type=several(as_rate),
+        metavar="RATE,...",
+        help="max-bandwidth: 1Gbps,400MiB/s",
+    )
+    parser.add_argument(
+        "--downtime",
+        type=several(as_limit_ms),
+        metavar="TIME,...",
+        help="downtime-limit: 300ms,unlimited",
+    )
     add_migration_arguments(parser)
     parser.add_argument(
         "--json",
@@ -79,71 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_migration_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the migration, which `advise` takes as well."""
-    parser.add_argument("--link", metavar="RATE", help="what the last pass gets (the bandwidth)")
-    parser.add_argument(
-        "--deadline",
-        metavar="TIME",
-        help="longer does not converge (60m)",
-    )
-    parser.add_argument("--multifd", action="store_true", help="pages travel in multifd packets")
-    parser.add_argument(
-        "--zero-page-detection",
-        choices=("legacy", "multifd", "none"),
-        help="how zero pages are found (legacy, or multifd with --multifd)",
-    )
-    parser.add_argument("--latency", metavar="TIME", default="0ms", help="round trip of the link")
-    parser.add_argument(
-        "--logging-cost",
-        metavar="US",
-        default="0",
-        help="us that dirty logging costs the guest at a page's first write (0; KVM about 1.3)",
-    )
-    parser.add_argument(
-        "--zero-page-cost",
-        metavar="US",
-        help="us that it costs the host to read a zero page (0; 0.1 to 5 were seen)",
-    )
-    parser.add_argument(
-        "--unfinished", action="store_true", help="take a vector whose status is not measured"
-    )
-
-
-def precopy_of(args: argparse.Namespace) -> Precopy:
-    """Return the settings of the migration; errors name the option."""
-    deadline = "60m" if args.deadline is None else args.deadline
-    deadline_ms = parse_duration_ms(deadline, "deadline")[0]
-    latency_ms = parse_exact_ms(args.latency, "latency")
-    return Precopy(
-        link=None if args.link is None else as_rate(args.link, "link"),
-        deadline_ms=_within("deadline_ms", deadline_ms, f"deadline: {deadline!r}"),
-        multifd=args.multifd,
-        zero_pages=args.zero_page_detection,
-        latency_ms=_within("latency_ms", latency_ms, f"latency: {args.latency!r}"),
-        logging_us=_microseconds(args.logging_cost, "logging_us", "logging-cost"),
-        zero_page_us=None
-        if args.zero_page_cost is None
-        else _microseconds(args.zero_page_cost, "zero_page_us", "zero-page-cost"),
-    )
-
-
-def _microseconds(text: str, member: str, option: str) -> float:
-    try:
-        value = float(text.replace("_", " "))  # which Python, but nobody else, takes in a number
-    except ValueError:
-        raise UsageError(f"{option}: {text[:24]!r} is not a number of us") from None
-    return _within(member, value, f"{option}: {text[:24]!r}")
-
-
-def _within(member: str, value: float, what: str) -> float:
-    low, high = LIMITS[member]
-    if not low <= value <= high:
-        unit = member.rpartition("_")[2]
-        raise UsageError(f"{what} is not between {low:.0f} and {high:.0f} {unit}")
-    return value
-
-
 def run(args: argparse.Namespace) -> int:
     """Predict and print; or evaluate the predictors."""
     precopy = precopy_of(args)
@@ -151,8 +92,6 @@ def run(args: argparse.Namespace) -> int:
         return _evaluate(args, precopy)
     if args.grid == "published" and (args.bandwidth or args.downtime):
         raise UsageError("--grid published has its own bandwidths and downtime-limits")
-    bandwidth = args.bandwidth and [as_rate(text) for text in args.bandwidth.split(",")]
-    downtime = args.downtime and [as_limit_ms(text) for text in args.downtime.split(",")]
     name = "-" if args.vector is None else args.vector
     model: Model = args.model or ("published" if args.grid == "published" else "qemu")
     if model == "published" and replace(precopy, deadline_ms=Precopy.deadline_ms) != Precopy():
@@ -162,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
         try:
             prediction = predict(
                 measurement,
-                bandwidth,
-                downtime,
+                args.bandwidth,
+                args.downtime,
                 model=model,
                 precopy=precopy,
                 unfinished=args.unfinished,

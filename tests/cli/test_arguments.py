@@ -1,7 +1,8 @@
 import pytest
 
 from pysampler.cli import main
-from pysampler.cli.arguments import RefusedArgumentError, integer, size, whole_number
+from pysampler.cli.arguments import RefusedArgumentError, integer, several, size, whole_number
+from pysampler.prediction.prediction import as_limit_ms, as_rate
 
 
 @pytest.mark.parametrize(
@@ -9,7 +10,12 @@ from pysampler.cli.arguments import RefusedArgumentError, integer, size, whole_n
     [
         (whole_number("n", low=1, high=9), "x", "n must be a whole number (got 'x')"),
         (whole_number("n", low=1, high=9), "10", "n must be between 1 and 9 (got 10)"),
-        (integer("--n", low=0, high=9, bounds="0 to 9"), "-1", "--n: -1 is not from 0 to 9"),
+        (integer("--n", low=0, high=9, bounds="from 0 to 9"), "-1", "--n: -1 is not from 0 to 9"),
+        (
+            several(as_rate),
+            "1Gbps,",
+            "bandwidth: '' is not a rate; write 10Gbps, 1Gibps, 400MiB/s or bytes a second",
+        ),
         (size("memory"), "x", "memory: 'x' is not a size; write bytes, or 16M, 4G"),
     ],
 )
@@ -35,3 +41,14 @@ def test_a_word_that_is_no_integer_gets_the_message_of_argparse(capsys):
         main(["guest", "--vcpus", "two"])
     assert ended.value.code == 2
     assert "argument --vcpus: invalid int value: 'two'" in capsys.readouterr().err
+
+
+def test_a_list_is_parsed_value_by_value():
+    assert several(as_limit_ms)("300ms,unlimited") == [300.0, None]
+
+
+def test_of_several_wrong_options_the_first_one_is_named(capsys):
+    assert main(["predict", "--bandwidth", "x", "--deadline", "y"]) == 2
+    assert capsys.readouterr().err.startswith("pysampler predict: bandwidth: 'x' is not a rate")
+    assert main(["advise", "--deadline", "y", "--bandwidth", "x"]) == 2
+    assert capsys.readouterr().err.startswith("pysampler advise: deadline: 'y' is not a duration")
