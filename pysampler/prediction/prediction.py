@@ -237,17 +237,17 @@ def summarise(
         )
         cells.append(
             Cell(
-                bandwidth,
-                limit,
-                median,
-                (low, high),
-                downtime[1],
-                _ends(downtime),
-                sent[1],
-                _ends(sent),
-                None if iterations[1] is None else int(iterations[1]),
-                _ends(iterations),
-                float(ended.mean()),
+                bandwidth=bandwidth,
+                downtime_limit_ms=limit,
+                total_ms=median,
+                total_ms_interval=(low, high),
+                downtime_ms=downtime[1],
+                downtime_ms_interval=_ends(downtime),
+                sent_bytes=sent[1],
+                sent_bytes_interval=_ends(sent),
+                iterations=None if iterations[1] is None else int(iterations[1]),
+                iterations_interval=_ends(iterations),
+                p_converge=float(ended.mean()),
             )
         )
     return tuple(cells)
@@ -279,17 +279,17 @@ def _published_cells(
         ended = found.converged
         cells.append(
             Cell(
-                bandwidth,
-                limit,
-                found.total_ms if ended else None,
-                None,
-                found.downtime_ms if ended else None,
-                None,
-                found.sent_bytes if ended else None,
-                None,
-                found.iterations if ended else None,
-                None,
-                float(ended),
+                bandwidth=bandwidth,
+                downtime_limit_ms=limit,
+                total_ms=found.total_ms if ended else None,
+                total_ms_interval=None,
+                downtime_ms=found.downtime_ms if ended else None,
+                downtime_ms_interval=None,
+                sent_bytes=found.sent_bytes if ended else None,
+                sent_bytes_interval=None,
+                iterations=found.iterations if ended else None,
+                iterations_interval=None,
+                p_converge=float(ended),
             )
         )
     return tuple(cells)
