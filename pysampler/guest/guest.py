@@ -124,11 +124,6 @@ class Guest:
         return self.ram.blocks
 
     @property
-    def total_memory(self) -> int:
-        """Bytes of all RAMBlocks."""
-        return sum(block.length for block in self.blocks)
-
-    @property
     def state(self) -> RunState:
         """What it does."""
         return self._state

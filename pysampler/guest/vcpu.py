@@ -128,7 +128,7 @@ class VcpuThread(threading.Thread):
 
     def throttle(self, percentage: float) -> None:
         """Let it run for 100 - ``percentage`` of the time; from any thread."""
-        self._core.throttle(round(core.Throttle.RUN_NS * percentage / (100 - percentage)))
+        self._core.throttle(round(core.THROTTLE_RUN_NS * percentage / (100 - percentage)))
 
     @property
     def throttled_ns(self) -> int:

@@ -1,10 +1,11 @@
 """The pace, with an invented clock."""
 
 import pytest
+from guest_pace import Pace, Throttle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pysampler.core import Pace, Throttle
+from pysampler.core import THROTTLE_RUN_NS as RUN_NS
 
 MS = 1_000_000
 RATES = st.integers(1, 10**9)
@@ -69,8 +70,6 @@ def test_of_a_long_absence_the_most_is_lost(rate, seconds):
 
 
 # ---- throttle ----
-
-RUN_NS = Throttle.RUN_NS
 
 
 def sleep_of(percentage):

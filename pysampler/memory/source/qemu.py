@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pysampler.host.maps import is_device
-from pysampler.memory.source.qemu_options import SaidMemory, said_memory
 from pysampler.units import GIB, MIB, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pysampler.host.maps import Mapping
+    from pysampler.memory.source.qemu_options import SaidMemory
 
 # qemu_anon_ram_alloc() aligns anonymous RAM to this, for transparent huge pages, and has a guard
 # page after it (QEMU_VMALLOC_ALIGN on x86, Arm and s390, qemu_ram_mmap()).
@@ -90,12 +90,6 @@ def is_qemu(command: list[str], executable: str | None = None) -> bool:
     """
     program = command[0] if executable is None else executable.removesuffix(" (deleted)")
     return _PROGRAM.match(os.path.basename(program)) is not None
-
-
-def find_guest_ram(command: list[str], mappings: list[Mapping]) -> list[tuple[str, Mapping]]:
-    """Return idstr and mapping of each RAMBlock of guest RAM, those on the command line first."""
-    ram = match_guest_ram(said_memory(command, command[0]), mappings)
-    return ram.named + ram.unnamed
 
 
 def match_guest_ram(said: list[SaidMemory], mappings: list[Mapping]) -> QemuRam:

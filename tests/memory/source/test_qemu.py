@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pysampler.host.maps import Mapping
-from pysampler.memory.source.qemu import find_guest_ram, is_qemu, match_guest_ram
+from pysampler.memory.source.qemu import is_qemu, match_guest_ram
 from pysampler.memory.source.qemu_options import said_memory
 
 MIB = 1 << 20
@@ -32,6 +32,12 @@ def ram(at_mib, mib):
     """Anonymous RAM and its guard page."""
     start = BASE + at_mib * MIB
     return [mapping(start, mib * MIB), mapping(start + mib * MIB, 4096, "---p")]
+
+
+def find_guest_ram(command, mappings):
+    """Return idstr and mapping of each RAMBlock of guest RAM, those on the command line first."""
+    ram = match_guest_ram(said_memory(command, command[0]), mappings)
+    return ram.named + ram.unnamed
 
 
 def found(command, mappings):
