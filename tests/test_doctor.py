@@ -20,17 +20,17 @@ def test_holes_that_were_left_alone_are_told_with_what_was_seen():
 
 
 def test_holes_that_were_filled_are_found(monkeypatch):
-    read = doctor._read
+    open_reader = doctor.open_reader
 
-    def fill(block):
+    def fill(block, page_size):
         path = getattr(block.memory, "path", None)
         if path is not None:
             with open(path, "r+b") as file:
                 file.seek(4096)
                 file.write(b"f" * 4096)
-        return read(block)
+        return open_reader(block, page_size)
 
-    monkeypatch.setattr(doctor, "_read", fill)
+    monkeypatch.setattr(doctor, "open_reader", fill)
     finding = findings()["memfd of another process"]
     assert not finding.works
     assert finding.detail == "reading filled holes, 4 KiB became 8 KiB"

@@ -94,6 +94,10 @@ class Qmp:
             pass
         return reply["return"]
 
+    def close(self):
+        self._file.close()
+        self._socket.close()
+
 
 @pytest.fixture
 def ends():
@@ -106,8 +110,7 @@ def ends():
 
     yield connect
     for client in clients:
-        client._file.close()
-        client._socket.close()
+        client.close()
 
 
 def test_qmp_quit_ends_it_cleanly(tmp_path, ends):
