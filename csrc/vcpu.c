@@ -32,18 +32,18 @@ static inline uint64_t now_ns(void)
 
 /* ---- writes ---- */
 
-/* Log a write that has been done, if there is somebody who wants to know. */
-static inline void note_write(struct ps_vcpu *vcpu, uint64_t vfn)
-{
-    const struct ps_dirty_log *const log = vcpu->log;
+/* What a vCPU without a log looks at. */
+static const struct ps_dirty_log NO_LOG = {.mode = PS_LOG_OFF};
 
-    if (!log)
-        return;
-    if (log->fence)
+/* Log a write that has been done, if there is somebody who wants to know. */
+static inline void note_write(struct ps_vcpu *vcpu, const struct ps_dirty_log *log, bool fence,
+                              uint64_t vfn)
+{
+    if (fence)
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
     __atomic_signal_fence(__ATOMIC_SEQ_CST); /* first memory, then the mode and the bit */
     const uint32_t mode = __atomic_load_n(&log->mode, __ATOMIC_RELAXED);
-    if (mode != PS_LOG_BITMAP && mode != PS_LOG_BITMAP_AND_RING)
+    if (__builtin_expect(mode != PS_LOG_BITMAP && mode != PS_LOG_BITMAP_AND_RING, 1))
         return;
     if (log_write(vcpu, mode, vfn) && log->cost_ns) {
         const uint64_t end = now_ns() + log->cost_ns;
@@ -59,7 +59,8 @@ static inline void write_silently(uint64_t *word)
     __atomic_compare_exchange_n(word, &value, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
-static inline void write_target(struct ps_vcpu *vcpu, uint64_t target, uint64_t count)
+static inline void write_target(struct ps_vcpu *vcpu, const struct ps_dirty_log *log, bool fence,
+                                uint64_t target, uint64_t count)
 {
     const uint64_t vfn = target / PAGE;
     uint64_t *const word = (uint64_t *)((char *)vcpu->base + (target & ~SILENT));
@@ -73,7 +74,7 @@ static inline void write_target(struct ps_vcpu *vcpu, uint64_t target, uint64_t 
     } else {
         __atomic_store_n(word, vcpu->index << 48 | count, __ATOMIC_RELAXED);
     }
-    note_write(vcpu, vfn);
+    note_write(vcpu, log, fence, vfn);
     if (vcpu->stamps) {
         /* The write may have waited long for its page, so the clock must be read after it. */
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -85,6 +86,8 @@ static inline void write_target(struct ps_vcpu *vcpu, uint64_t target, uint64_t 
 /* Write n times. A batch once begun is completed: the sequence has no gaps. */
 static void write_batch(struct ps_vcpu *vcpu, uint64_t n)
 {
+    const struct ps_dirty_log *const log = vcpu->log ? vcpu->log : &NO_LOG;
+    const bool fence = log->fence;
     uint64_t targets[BATCH];
 
     for (uint64_t i = 0; i < n; i++) {
@@ -95,7 +98,7 @@ static void write_batch(struct ps_vcpu *vcpu, uint64_t n)
     }
     uint64_t count = *vcpu->writes;
     for (uint64_t i = 0; i < n; i++)
-        write_target(vcpu, targets[i], ++count);
+        write_target(vcpu, log, fence, targets[i], ++count);
 }
 
 /* ---- time ---- */
