@@ -39,7 +39,7 @@ class GiveUpError(Exception):
 
 
 @dataclass(frozen=True)
-class Workload:
+class GuestConfig:
     """What the guest does, as in ``config``."""
 
     ram_mib: int
@@ -171,14 +171,14 @@ class Counts(NamedTuple):
     active: int
 
 
-class Guest:
+class QemuGuest:
     """The guest in a running QEMU: filled, set to its workload, and counting."""
 
     CONTROL = 0x200000
     ORDERS = struct.Struct("<10I")  # struct control without go
     COUNTS = struct.Struct("<I3Q")
 
-    def __init__(self, qemu: Qemu, workload: Workload, seed: int) -> None:
+    def __init__(self, qemu: Qemu, workload: GuestConfig, seed: int) -> None:
         self._workload = workload
         self.block = qemu.ram()
         assert isinstance(self.block.memory, FileMemory)

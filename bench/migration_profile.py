@@ -13,7 +13,7 @@ from pysampler.sampling.plan import PROFILES, SamplePlan, draw_plan
 from pysampler.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
-    from migration_guest import Guest, Workload
+    from migration_guest import GuestConfig, QemuGuest
 
     from pysampler.memory.ramblock import RAMBlock
 
@@ -83,7 +83,7 @@ def _passes(block: RAMBlock, plan: SamplePlan, which: slice) -> Passes:
     )
 
 
-def profile(guest: Guest, workload: Workload, seed: int) -> dict[str, Any]:
+def profile(guest: QemuGuest, workload: GuestConfig, seed: int) -> dict[str, Any]:
     """Return the members of a record that all migrations of a workload share."""
     sampling = NestedSampling(guest.block, seed)
     before = guest.counts()

@@ -38,9 +38,9 @@ from migration_guest import (
     MODES,
     PAGE_SIZE,
     GiveUpError,
-    Guest,
+    GuestConfig,
     Qemu,
-    Workload,
+    QemuGuest,
     build_guest,
     prepare,
 )
@@ -58,7 +58,7 @@ POLL_S = 0.02
 TRIES = 3
 
 
-def draw(seed: int, index: int) -> tuple[Workload, list[dict[str, Any]], int]:
+def draw(seed: int, index: int) -> tuple[GuestConfig, list[dict[str, Any]], int]:
     """Return a workload, the ``config`` of its migrations and a seed of its own.
 
     See the module's text.
@@ -71,7 +71,7 @@ def draw(seed: int, index: int) -> tuple[Workload, list[dict[str, Any]], int]:
     ram = rng.choice((1024, 1024, 1024, 2048))
     fill = int(ram * rng.uniform(0.3, 0.8))
     mode = rng.choices(MODES, (3, 3, 3, 1))[0]
-    workload = Workload(ram, fill, mode, int(between(64, fill)), round(between(1000, 60000)))
+    workload = GuestConfig(ram, fill, mode, int(between(64, fill)), round(between(1000, 60000)))
     dirty_rate = workload.dirty_pages(1, workload.wps) * PAGE_SIZE
     configs = []
     for i in range(MIGRATIONS):
@@ -96,7 +96,7 @@ def draw(seed: int, index: int) -> tuple[Workload, list[dict[str, Any]], int]:
 
 
 def migrate(
-    source: Qemu, guest: Guest, destination: Qemu, config: dict[str, Any], directory: str
+    source: Qemu, guest: QemuGuest, destination: Qemu, config: dict[str, Any], directory: str
 ) -> dict[str, Any]:
     """Migrate and return ``result``; the guest then goes on in the source."""
     for qemu in (source, destination):
@@ -188,7 +188,7 @@ def record(args: argparse.Namespace, directory: str) -> Iterator[dict[str, Any]]
         print(f"workload {index + 1} of {args.workloads}: {workload}", flush=True)
         with (
             Qemu(args.qemu, directory, workload.ram_mib, "-kernel", kernel) as source,
-            contextlib.closing(Guest(source, workload, seed)) as guest,
+            contextlib.closing(QemuGuest(source, workload, seed)) as guest,
         ):
             common = profile(guest, workload, seed)
             profiled = time.monotonic()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pysampler.qmp.commands.definition import Line, Monitor
 
 
-class UsageError(Exception):
+class HmpLineError(Exception):
     """A line that the monitor does not understand."""
 
 
@@ -37,7 +37,7 @@ def run_line(line: str, monitor: Monitor) -> str:
             text = monitor.lines[command].run(monitor, arguments)
         else:
             text = _unknown(command)
-    except UsageError as error:
+    except HmpLineError as error:
         text = f'{error}\nTry "help {command}" for more information\n'
     except QmpError as error:
         text = f"Error: {error}\n"
@@ -60,22 +60,22 @@ def refuse_words(name: str, words: list[str]) -> None:
     """Refuse words that a line does not take.
 
     Raises:
-        UsageError: there are some.
+        HmpLineError: there are some.
     """
     if words:
-        raise UsageError(f"{name}: extraneous characters at the end of line")
+        raise HmpLineError(f"{name}: extraneous characters at the end of line")
 
 
 def integer(word: str) -> int:
     """Return the integer that a word stands for.
 
     Raises:
-        UsageError: it is none, or too large.
+        HmpLineError: it is none, or too large.
     """
     match = re.match(r"0[xX][0-9a-fA-F]+|[0-9]+", word)
     end = match.end() if match else 0
     if end < len(word):
-        raise UsageError(f"invalid char '{word[end]}' in expression")
+        raise HmpLineError(f"invalid char '{word[end]}' in expression")
     if len(word) > 18:
-        raise UsageError("number too large")
+        raise HmpLineError("number too large")
     return int(word, 16 if word[:2] in ("0x", "0X") else 10)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pysampler.vector.measurement import Measurement, Mode
 
 
-class Block(Protocol):
+class ServedBlock(Protocol):
     """A RAMBlock."""
 
     @property
@@ -26,7 +26,7 @@ class Block(Protocol):
         """Bytes."""
 
 
-class Vcpu(Protocol):
+class ServedVcpu(Protocol):
     """One vCPU at one moment."""
 
     @property
@@ -58,7 +58,7 @@ class ServedGuest(Protocol):
     """
 
     @property
-    def blocks(self) -> Sequence[Block]:
+    def blocks(self) -> Sequence[ServedBlock]:
         """Its RAMBlocks, the main one first."""
 
     @property
@@ -79,7 +79,7 @@ class ServedGuest(Protocol):
             StateError: the guest cannot run in its state.
         """
 
-    def vcpus(self) -> Sequence[Vcpu]:
+    def vcpus(self) -> Sequence[ServedVcpu]:
         """Return a snapshot of the vCPUs."""
 
     def count_dirty_since(self, monotonic_ns: int) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pysampler.qmp.commands.definition import Command, Line
 from pysampler.qmp.dirty_rate_state import UNITS
-from pysampler.qmp.hmp import UsageError, integer, refuse_words
+from pysampler.qmp.hmp import HmpLineError, integer, refuse_words
 from pysampler.qmp.schema import Enum, Integer, Member, Unsigned
 from pysampler.qmp.wire.messages import QmpError
 from pysampler.vector.measurement import Mode
@@ -31,11 +31,11 @@ def _calc_dirty_rate_line(monitor: Monitor, words: list[str]) -> str:
     while words and words[0].startswith("-"):
         option = words[0]
         if option not in ("-r", "-b"):
-            raise UsageError(f"calc_dirty_rate: unsupported option {option}")
+            raise HmpLineError(f"calc_dirty_rate: unsupported option {option}")
         options.add(option)
         words = words[1:]
     if not words:
-        raise UsageError("unexpected end of expression")
+        raise HmpLineError("unexpected end of expression")
     second, *sample_pages = (integer(word) for word in words)
     refuse_words("calc_dirty_rate", words[2:])
     if second == 0:
