@@ -17,6 +17,7 @@ import numpy as np
 
 from pysampler.errors import FormatError
 from pysampler.prediction.ensemble import Ensemble, build_ensemble
+from pysampler.prediction.least import least_candidate, remembering
 from pysampler.prediction.monotone import BANDWIDTH_AXIS, DOWNTIME_AXIS, migrate_table
 from pysampler.prediction.postcopy_model import postcopy
 from pysampler.prediction.precopy_model import LIMITS, MULTIFD_CHANNELS, Precopy
@@ -181,57 +182,18 @@ def _volume(model: _Model, seconds: float) -> float:
     return pages * (model.ensemble.page_size + PAGE_HEADER_BYTES)
 
 
-def _least(
-    p_of: Callable[[Sequence[float]], Sequence[float]],
-    candidates: Sequence[float],
-    strides: Sequence[int],
-    p: float,
-) -> float | None:
-    """Return the least candidate with which p is reached.
-
-    Args:
-        p_of: probabilities of some candidates, which rise with them.
-        candidates: rising.
-        strides: of the search, falling to 1.
-        p: what is wanted.
-    """
-    low, high = -1, len(candidates) - 1
-    if p_of([candidates[high]])[0] < p:
-        return None
-    for stride in strides:
-        probes = [i for i in range(0, high, stride) if i > low]
-        found = p_of([candidates[i] for i in probes])
-        reached = [i for i, each in zip(probes, found, strict=True) if each >= p]
-        high = min(reached, default=high)
-        low = max((i for i in probes if i < high), default=low)
-    return candidates[high]
-
-
-def _remembering(
-    p_of: Callable[[Sequence[float]], Sequence[float]],
-) -> Callable[[Sequence[float]], Sequence[float]]:
-    known: dict[float, float] = {}
-
-    def remembered(values: Sequence[float]) -> Sequence[float]:
-        new = [value for value in values if value not in known]
-        known.update(zip(new, p_of(new), strict=True) if new else ())
-        return [known[value] for value in values]
-
-    return remembered
-
-
 def _both(least: Callable[[float], float | None]) -> tuple[float | None, float | None]:
     likely = least(_LIKELY)
     return likely, None if likely is None else least(SAFE)
 
 
 def _least_bandwidth(model: _Model) -> Advice:
-    p_of = _remembering(lambda bandwidths: model.p(bandwidths=bandwidths))
+    p_of = remembering(lambda bandwidths: model.p(bandwidths=bandwidths))
     # From what takes the deadline for the bulk alone.
     start = model.ensemble.page_size * float(model.ensemble.guests["nonzero_pages"].mean())
     low = min(max(1000.0, start / model.precopy.deadline_ms * 1000 / 2), BANDWIDTH_AXIS.most)
     candidates = BANDWIDTH_AXIS.values(low, BANDWIDTH_AXIS.most)
-    value, safe = _both(lambda p: _least(p_of, candidates, (256, 16, 1), p))
+    value, safe = _both(lambda p: least_candidate(p_of, candidates, (256, 16, 1), p))
     if value is None:
         return Advice(
             "bandwidth", None, None, "bytes/s", None, "no bandwidth makes it converge", {}
@@ -252,11 +214,11 @@ def _rounded(value: float) -> float:
 
 
 def _least_downtime(model: _Model) -> Advice:
-    p_of = _remembering(lambda limits: model.p(limits=limits))
+    p_of = remembering(lambda limits: model.p(limits=limits))
     candidates = DOWNTIME_AXIS.values(_LEAST_DOWNTIME_MS, MOST_DOWNTIME_MS)
 
     def least(p: float) -> float | None:
-        found = _least(p_of, candidates, (32, 1), p)
+        found = least_candidate(p_of, candidates, (32, 1), p)
         return None if found is None else float(max(_LEAST_DOWNTIME_MS, math.ceil(found)))
 
     value, safe = _both(least)
@@ -284,13 +246,13 @@ def throttled(ensemble: Ensemble, percent: float) -> Ensemble:
 
 
 def _throttle(model: _Model) -> Advice:
-    p_of = _remembering(
+    p_of = remembering(
         lambda percents: [
             model.p(ensemble=throttled(model.ensemble, percent))[0] for percent in percents
         ]
     )
     percents = [float(percent) for percent in range(_MOST_THROTTLE + 1)]
-    value, safe = _both(lambda p: _least(p_of, percents, (32, 16, 8, 4, 2, 1), p))
+    value, safe = _both(lambda p: least_candidate(p_of, percents, (32, 16, 8, 4, 2, 1), p))
     if value is None:
         text = f"not even {_MOST_THROTTLE} % make it converge"
         return Advice("throttle", None, None, "%", None, text, {})

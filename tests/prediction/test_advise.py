@@ -10,9 +10,10 @@ import pytest
 from pysampler import Measurement, Precopy, predict
 from pysampler.core import ComponentKind
 from pysampler.errors import FormatError
-from pysampler.prediction.advise import SAFE, _least, advise, quick, quick_from_rate, throttled
+from pysampler.prediction.advise import SAFE, advise, quick, quick_from_rate, throttled
 from pysampler.prediction.curve import Component, DirtyCurve
 from pysampler.prediction.ensemble import build_ensemble
+from pysampler.prediction.least import least_candidate, remembering
 from pysampler.prediction.postcopy_model import postcopy
 from pysampler.prediction.precopy_model import migrate
 from pysampler.prediction.records import read_migrations
@@ -69,9 +70,23 @@ def test_the_least_candidate_is_the_first_that_reaches_the_probability(strides, 
     def p_of(values):
         return [0.5 if value >= first else 0.4999 for value in values]
 
-    assert _least(p_of, list(range(100)), strides, 0.5) == first
-    assert _least(p_of, list(range(100)), strides, 0.51) is None
-    assert _least(p_of, list(range(first + 1)), strides, 0.5) == first
+    assert least_candidate(p_of, list(range(100)), strides, 0.5) == first
+    assert least_candidate(p_of, list(range(100)), strides, 0.51) is None
+    assert least_candidate(p_of, list(range(first + 1)), strides, 0.5) == first
+
+
+def test_a_remembering_function_is_asked_for_no_value_twice():
+    asked = []
+
+    def p_of(values):
+        asked.append(list(values))
+        return [value / 10 for value in values]
+
+    remembered = remembering(p_of)
+    assert remembered([1, 2]) == [0.1, 0.2]
+    assert remembered([2, 3]) == [0.2, 0.3]
+    assert remembered([1]) == [0.1]
+    assert asked == [[1, 2], [3]]
 
 
 def test_an_advised_limit_is_no_shorter_than_what_was_found():
