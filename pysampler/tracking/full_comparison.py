@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pysampler.core import Hash, Hasher
 from pysampler.errors import SourceError
 from pysampler.qemu.dirty_rate import MIN_USED_LENGTH
-from pysampler.sampling.passes import Passes
+from pysampler.sampling.passes import PassCount, Passes
 from pysampler.tracking.pages import PAGE_SIZE, block_details, plan_of_all_pages
 from pysampler.tracking.room import BYTES_PER_PAGE_COMPARED, check_room
 from pysampler.vector.measurement import Mode
@@ -47,11 +47,20 @@ class FullComparison:
         check_room(n_pages * BYTES_PER_PAGE_COMPARED, n_pages)
         plan = plan_of_all_pages(self._blocks)
         self.n_total_pages = self.n_sampled_pages = plan.n_total_pages
-        passes = Passes(self._blocks, plan, Hasher(Hash.XXH3), threads)
-        self.warm_up = passes.warm_up
-        self.baseline = passes.baseline
-        self.compare = passes.compare
-        self.close = weakref.finalize(self, passes.close)
+        self._passes = Passes(self._blocks, plan, Hasher(Hash.XXH3), threads)
+        self.close = weakref.finalize(self, self._passes.close)
+
+    def warm_up(self) -> None:
+        """Touch every page once, so that the baseline takes no longer than a comparison."""
+        self._passes.warm_up()
+
+    def baseline(self) -> PassCount:
+        """Hash every page; count zero pages."""
+        return self._passes.baseline()
+
+    def compare(self) -> PassCount:
+        """Hash every page again; count those that differ from the baseline."""
+        return self._passes.compare()
 
     def vcpu_pages(self) -> tuple[tuple[int, int], ...]:
         """Return nothing: the writer of a page is not known."""
