@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 30
+TESTS ?= tests
 # Tests of one file run in one process, as some share a guest or a limit of it. Files come in their
 # order: by default those of few tests come last, and some of these take a minute.
 PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
@@ -95,17 +96,22 @@ $(ADDRESS)/.made $(THREAD)/.made: $(DEV) $(shell find pysampler -name '*.py')
 # Leaks are not looked for: an interpreter keeps memory to its end. A small quarantine: tests
 # look at how much memory is taken.
 .PHONY: sanitize
-sanitize: $(ADDRESS)/.made ## run the tests under AddressSanitizer and UBSan
+sanitize: $(ADDRESS)/.made ## run the tests under AddressSanitizer and UBSan, TESTS=tests
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:quarantine_size_mb=8 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	PYTHONSAFEPATH=1 PYTHONPATH=$(ADDRESS) \
-	$(BIN)/pytest $(PARALLEL) -m "not integration and not statistics"
+	$(BIN)/pytest $(PARALLEL) -m "not integration and not statistics" $(TESTS)
 
 # TSan sees the C core and the locks of Python, not Python's own reads and writes. A process that
 # races writes a report; the tests go on. Signals are the tests' business. TSan needs its addresses
 # free, which a kernel that places mappings at random does not promise.
 RACES := $(THREAD)/races
+THREADED := $(addprefix tests/guest/test_,dirty_log.py process.py run_states.py throttle.py truth.py \
+	vcpu_failure.py) \
+	$(addprefix tests/tracking/test_,cleanup.py dirty_bitmap.py dirty_ring.py from_outside.py guest_log.py \
+	tracking.py) \
+	$(addprefix tests/sampling/test_,sampler.py workers.py)
 .PHONY: tsan
 tsan: $(THREAD)/.made ## run the tests of guest, tracking and cleanup under ThreadSanitizer
 	@rm -rf $(RACES) && mkdir -m 1777 $(RACES)
@@ -114,8 +120,7 @@ tsan: $(THREAD)/.made ## run the tests of guest, tracking and cleanup under Thre
 	PYTHONSAFEPATH=1 PYTHONPATH=$(THREAD) \
 	$$(setarch -R true 2>/dev/null && echo setarch -R) \
 		env LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" \
-		$(BIN)/pytest $(PARALLEL) tests/guest tests/tracking \
-			tests/sampling/test_workers.py tests/sampling/test_sampler.py
+		$(BIN)/pytest $(PARALLEL) $(THREADED)
 	@! cat $(RACES)/* 2>/dev/null
 
 .PHONY: man
