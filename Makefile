@@ -107,7 +107,7 @@ sanitize: $(ADDRESS)/.made ## run the tests under AddressSanitizer and UBSan, TE
 # races writes a report; the tests go on. Signals are the tests' business. TSan needs its addresses
 # free, which a kernel that places mappings at random does not promise.
 RACES := $(THREAD)/races
-THREADED := $(addprefix tests/guest/test_,dirty_log.py process.py run_states.py throttle.py truth.py \
+THREADED := $(addprefix tests/guest/test_,dirty_log.py guest_process.py run_states.py throttle.py truth.py \
 	vcpu_failure.py) \
 	$(addprefix tests/tracking/test_,cleanup.py dirty_bitmap.py dirty_ring.py from_outside.py guest_log.py \
 	tracking.py) \

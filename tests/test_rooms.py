@@ -5,6 +5,7 @@ Imports inside functions and those for annotations alone count as well.
 """
 
 import ast
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -139,3 +140,10 @@ def test_no_imports_go_round():
 )
 def test_the_walk_sees_an_import(source, found):
     assert set(named_in(ast.parse(source), "pysampler.clock", PACKAGE / "clock.py")) == found
+
+
+def test_no_two_files_of_tests_have_one_name():
+    # pytest imports them by their names alone.
+    paths = Path(__file__).parent.rglob("test_*.py")
+    counted = Counter(path.name for path in paths)
+    assert [name for name, n in counted.items() if n > 1] == []
