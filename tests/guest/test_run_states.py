@@ -1,6 +1,7 @@
 """The states of a guest, and the ways between them that QEMU 10 has."""
 
 import os
+import select
 import threading
 import time
 
@@ -148,6 +149,7 @@ def held(make_guest, monkeypatch):
     guest.cont()
     while not guest.writes()[0]:
         pass
+    assert select.select([uffd], [], [], 60)[0]  # the message of the write that waits
 
     def let_go():
         monkeypatch.setattr(guest_module, "STOP_LIMIT_S", 60)  # the machine may be busy
