@@ -63,43 +63,51 @@ def most_likely(guest: DirtyCurve, vector: Measurement) -> DirtyCurve:
     new = np.maximum(np.diff(np.maximum.accumulate(counts.dirty), prepend=0.0), 0.0)
     clean = max(0.0, counts.limit - float(new.sum()))
 
-    def modes_of(logarithms: np.ndarray) -> list[Component]:
+    def components_of(logarithms: np.ndarray) -> list[Component]:
         pairs = np.exp(logarithms).reshape(-1, 2)
         return [
-            Component(m, rate, mode.kind)
-            for (m, rate), mode in zip(pairs, guest.components, strict=True)
+            Component(m, rate, component.kind)
+            for (m, rate), component in zip(pairs, guest.components, strict=True)
         ]
 
     def cost(logarithms: np.ndarray) -> float:
-        modes = modes_of(logarithms)
-        curve = sum(m.pages * dirty_share(m.kind, m.rate * counts.seconds) for m in modes)
+        components = components_of(logarithms)
+        curve = sum(m.pages * dirty_share(m.kind, m.rate * counts.seconds) for m in components)
         shares = np.maximum(np.diff(curve, prepend=0.0), 1e-9) / counts.limit
         likelihood = new @ np.log(shares) + clean * math.log(max(1e-12, 1 - shares.sum()))
         # There are no more pages than those that are not zero.
-        excess = max(0.0, sum(mode.pages for mode in modes) / counts.limit - 1)
+        excess = max(0.0, sum(component.pages for component in components) / counts.limit - 1)
         return float(-likelihood + 1e3 * counts.limit * excess**2)
 
-    start = np.log([x for mode in guest.components for x in (mode.pages / counts.scale, mode.rate)])
+    start = np.log(
+        [
+            x
+            for component in guest.components
+            for x in (component.pages / counts.scale, component.rate)
+        ]
+    )
     # From some sides: the line of a sequential writer has a corner.
     found = [
         minimize(cost, start + by, method="Nelder-Mead", options={"maxiter": 2000})
         for by in (0.0, 0.05, -0.05)
     ]
-    modes = modes_of(min(found, key=lambda one: one.fun).x)
-    scaled = tuple(replace(mode, pages=mode.pages * counts.scale) for mode in modes)
+    components = components_of(min(found, key=lambda one: one.fun).x)
+    scaled = tuple(
+        replace(component, pages=component.pages * counts.scale) for component in components
+    )
     return replace(nonzero_sampled(guest, vector), components=scaled)
 
 
 def score(migrations: list[Migration], name: str, guest_of: GuestOf) -> Score:
     """Predict each migration as that of a guest that is known so far."""
     cases = []
-    for one, how in zip(migrations, set_up(migrations, Precopy()), strict=True):
+    for one, precopy in zip(migrations, set_up(migrations, Precopy()), strict=True):
         vector = one.vectors[name]
         curve = guest_of(one.guest, vector)
         ensemble = assemble(curve, [curve] * MEMBERS, vector, np.random.default_rng(0))
         cell = [one.bandwidth], [one.downtime_limit_ms]
-        outcomes = migrate_table(ensemble, how, *cell)
-        cases.append(Case(one, how, summarise(outcomes, *cell, seed=0)[0]))
+        outcomes = migrate_table(ensemble, precopy, *cell)
+        cases.append(Case(one, precopy, summarise(outcomes, *cell, seed=0)[0]))
     return Score("qemu", name, tuple(cases))
 
 

@@ -32,7 +32,7 @@ PAGE = 4096
 SECONDS = np.array([0.1, 0.3, 1.0, 3.0, 10.0])
 CLASSES = ((0, 0), (1, 2), (3, 6), (7, 15), (16, math.inf))
 MIGRATIONS = 2  # of each guest
-HOW = Precopy(deadline_ms=1e7)  # also where the first pass takes hours
+PRECOPY = Precopy(deadline_ms=1e7)  # also where the first pass takes hours
 
 
 class Result(NamedTuple):
@@ -66,13 +66,15 @@ def random_guest(rng: np.random.Generator) -> tuple[DirtyCurve, Measurement]:
     sampled = max(8, int(total * PAGE / GIB * log_uniform(rng, 128, 16384)))
     zero = rng.uniform(0, 0.8) * total
     expected = 0.0 if rng.random() < 0.1 else rng.uniform(0, min(20.0, sampled / 10))
-    modes = [
+    components = [
         Component(expected / sampled * total, log_uniform(rng, 0.05, 200), ComponentKind.RANDOM)
     ]
     if rng.random() < 0.5:
         more = rng.uniform(0, min(20.0, sampled / 10)) / sampled * total
-        modes.append(Component(more, log_uniform(rng, 0.01, modes[0].rate), ComponentKind.RANDOM))
-    curve = DirtyCurve(tuple(modes), None, (), (), total - zero, zero, 0.0, 1)
+        components.append(
+            Component(more, log_uniform(rng, 0.01, components[0].rate), ComponentKind.RANDOM)
+        )
+    curve = DirtyCurve(tuple(components), None, (), (), total - zero, zero, 0.0, 1)
     periods = periods_ms(round(log_uniform(rng, 1000, 60_000)))
     shares = np.diff(curve(np.array(periods) / 1000), prepend=0.0) / total
     draw = rng.multinomial(sampled, [*shares, 1 - shares.sum() - zero / total, zero / total])
@@ -96,7 +98,7 @@ def tried(rng: np.random.Generator, members: int) -> Result:
         pages = log_uniform(rng, 0.03, 30) * vector.n_total_pages / vector.n_sampled_pages
         cell = (pages * (PAGE + 8) / limit * 1000, limit)
         for of, found in ((ensemble, predicted), (truth, converged)):
-            found.append(float(np.mean(migrate(of, HOW, [cell])["converged"] > 0)))
+            found.append(float(np.mean(migrate(of, PRECOPY, [cell])["converged"] > 0)))
     return Result(
         vector.n_dirty_pages[-1],
         (low <= own) & (own <= high),

@@ -494,12 +494,12 @@ static int invalid(const struct ps_precopy_parameters *parameters,
 static int in_order(const struct ps_precopy_cell *cells, size_t n_cells)
 {
     for (size_t c = 0; c < n_cells; c++) {
-        int64_t longer = cells[c].longer_limit_cell;
-        if (longer < 0)
+        int64_t earlier = cells[c].longer_limit_cell;
+        if (earlier < 0)
             continue;
-        if ((size_t)longer >= c || cells[longer].bandwidth != cells[c].bandwidth ||
-            cells[longer].link != cells[c].link ||
-            cells[longer].downtime_limit_ms < cells[c].downtime_limit_ms)
+        if ((size_t)earlier >= c || cells[earlier].bandwidth != cells[c].bandwidth ||
+            cells[earlier].link != cells[c].link ||
+            cells[earlier].downtime_limit_ms < cells[c].downtime_limit_ms)
             return 0;
     }
     return 1;
@@ -528,10 +528,10 @@ int ps_precopy_grid(const struct ps_precopy_parameters *parameters,
         struct ps_precopy_outcome *outcomes = outcomes_ret + g * n_cells;
         for (size_t c = 0; c < n_cells; c++) {
             int64_t at = cells[c].longer_limit_cell;
-            const struct ps_precopy_outcome *longer = at < 0 ? NULL : &outcomes[at];
-            if (longer &&
-                (!longer->converged || cells[c].downtime_limit_ms > longer->same_above_ms)) {
-                outcomes[c] = *longer;
+            const struct ps_precopy_outcome *earlier = at < 0 ? NULL : &outcomes[at];
+            if (earlier &&
+                (!earlier->converged || cells[c].downtime_limit_ms > earlier->same_above_ms)) {
+                outcomes[c] = *earlier;
             } else {
                 s.outcome = &outcomes[c];
                 run(&s, &cells[c]);

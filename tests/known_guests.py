@@ -10,9 +10,9 @@ from pysampler.prediction.ensemble import assemble
 GIB_PAGES = 262_144
 
 
-def guest(*modes, nonzero=GIB_PAGES, zero=0, members=1, page_size=4096):
+def guest(*components, nonzero=GIB_PAGES, zero=0, members=1, page_size=4096):
     """An ensemble of known guests."""
-    curve = DirtyCurve(tuple(modes), None, (), (), nonzero, zero, 0.0, 1)
+    curve = DirtyCurve(tuple(components), None, (), (), nonzero, zero, 0.0, 1)
     return guest_of(curve, members, page_size)
 
 

@@ -215,10 +215,10 @@ def literals_of(path):
 
 
 def test_the_messages_of_troubleshooting_are_those_of_the_code():
-    said = [text for path in (ROOT / "pysampler").rglob("*.py") for text in literals_of(path)]
+    literals = [text for path in (ROOT / "pysampler").rglob("*.py") for text in literals_of(path)]
     rows = re.findall(r"^\| (`.*?`) \| .*\| .* \|$", TROUBLESHOOTING.read_text(), re.MULTILINE)
     messages = [message for row in rows for message in re.findall("`(.+?)`", row)]
     assert len(messages) > 40
     parts = [part.strip() for one in messages for part in re.split(r"\.\.\.|[:;] ", one)]
     long = [part for part in parts if len(part) > 8]
-    assert [part for part in long if not any(part in text for text in said)] == []
+    assert [part for part in long if not any(part in text for text in literals)] == []

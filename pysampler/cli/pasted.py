@@ -91,16 +91,16 @@ def _complain(values: list[Any]) -> None:
     """Raise the error that best explains why there is no measurement; a single value passes."""
     for value in reversed(values):
         if isinstance(value, dict) and isinstance(value.get("error"), dict):
-            said = value["error"].get("desc", value["error"].get("class"))
-            raise FormatError(f"no measurement: QEMU refused: {_quoted(said)}")
+            reason = value["error"].get("desc", value["error"].get("class"))
+            raise FormatError(f"no measurement: QEMU refused: {_quoted(reason)}")
     if len(values) > 1 or (isinstance(values[0], dict) and "QMP" in values[0]):
         raise FormatError(
             "no measurement in this session; the reply to query-dirty-rate, or a vector, is missing"
         )
 
 
-def _quoted(said: object) -> str:
-    return repr(printable(said[:200])) if isinstance(said, str) else "without a word"
+def _quoted(reason: object) -> str:
+    return repr(printable(reason[:200])) if isinstance(reason, str) else "without a word"
 
 
 def _decoded(text: bytes) -> str:
@@ -115,15 +115,15 @@ def _values(text: str) -> list[Any]:
     """Return the values in a text, in their order, without QMP's envelope."""
     values = list(_json_values(text))
     if values:
-        return [said for value in values for said in _without_envelope(value)]
+        return [reply for value in values for reply in _without_envelope(value)]
     values = _of_text(text)
     if values:
         return values
     refused = _REFUSED.findall(text)
     if refused:
-        letter, said = refused[-1]
+        letter, reason = refused[-1]
         who = "QEMU" if letter == "E" else "virsh"
-        raise FormatError(f"no measurement: {who} refused: {_quoted(said)}")
+        raise FormatError(f"no measurement: {who} refused: {_quoted(reason)}")
     if "Start to calculate domain's memory dirty rate" in text:
         raise FormatError(
             "virsh domdirtyrate-calc only starts a measurement; `virsh domstats --dirtyrate DOMAIN`"
@@ -198,16 +198,16 @@ def _within(line: str) -> list[object]:
 def _hmp(text: str) -> list[Any]:
     """Return a reply for each output of `info dirty_rate`."""
     replies: list[Any] = []
-    for key, said in _HMP.findall(text):
+    for key, value in _HMP.findall(text):
         if key == "Status":
-            replies.append({"status": said.strip(), "calc-time": 0})
+            replies.append({"status": value.strip(), "calc-time": 0})
         elif replies:
-            reply, number = replies[-1], re.match(r"-?\d{1,18}\b", said)
+            reply, number = replies[-1], re.match(r"-?\d{1,18}\b", value)
             if key == "Period" and number:
                 reply["calc-time"] = int(number[0])
-                reply["calc-time-unit"] = "millisecond" if "(ms)" in said else "second"
+                reply["calc-time-unit"] = "millisecond" if "(ms)" in value else "second"
             elif key == "Mode":
-                reply["mode"] = said.strip()
+                reply["mode"] = value.strip()
             elif key == "Dirty rate" and number:
                 reply["dirty-rate"] = int(number[0])
             elif key.startswith("vcpu") and number and "dirty-rate" not in reply:
@@ -225,12 +225,12 @@ def _domstats(text: str) -> list[Any]:
         names = ", ".join(printable(name[:40]) for name in domains[:4])
         raise FormatError(f"{len(domains)} domains ({names}); save `virsh domstats` of one")
     replies: list[Any] = []
-    for key, said in fields:
+    for key, value in fields:
         if key == "calc_status":
-            status = said.strip()
+            status = value.strip()
             replies.append({"status": _STATUS_OF_LIBVIRT.get(status, status), "calc-time": 0})
-        elif replies and re.fullmatch(r"-?\d{1,18}", said.strip()):
-            reply, number = replies[-1], int(said)
+        elif replies and re.fullmatch(r"-?\d{1,18}", value.strip()):
+            reply, number = replies[-1], int(value)
             if key == "calc_period":
                 reply["calc-time"] = number
             elif key == "megabytes_per_second":

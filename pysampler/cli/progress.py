@@ -125,12 +125,12 @@ def print_summary(console: Console, measurement: Measurement) -> None:
     is_complete = n_sampled == measurement.n_total_pages
     is_exact = is_complete and not any(measurement.unreadable)
     surety = "" if is_complete else "95 %: "
-    how = (
+    pages = (
         f"all {n_sampled} pages"
         if is_complete
         else f"{n_sampled} of {measurement.n_total_pages} pages"
     )
-    table.add_row("memory", f"{memory}, {how} {_WATCHED[measurement.mode]}")
+    table.add_row("memory", f"{memory}, {pages} {_WATCHED[measurement.mode]}")
     zero = measurement.n_zero_pages / n_sampled
     table.add_row("zero pages", f"{zero:.1%}")
     table.add_row("dirty pages", _curve(measurement, _bars_of(console)))

@@ -53,7 +53,7 @@ class QmpServer:
     ) -> None:
         self._listener = listener
         self._say = say
-        self._said_scarce = False
+        self._reported_scarce = False
         self._dirty_rate = DirtyRate(measure)
         self._monitor = Monitor(guest, self._dirty_rate, self._emit, self.shutdown, COMMANDS, LINES)
         self._sessions: set[Session] = set()
@@ -137,8 +137,8 @@ class QmpServer:
         """Accept nobody for a while: a waiting client would wake the loop again at once."""
         if self._loop is None:
             return
-        if not self._said_scarce:
-            self._said_scarce = True
+        if not self._reported_scarce:
+            self._reported_scarce = True
             self._say(f"QMP: a client waits: {error.strerror}; raise `ulimit -n`")
         self._loop.remove_reader(listening)
         self._loop.call_later(_PAUSE_S, self._resume, listening)

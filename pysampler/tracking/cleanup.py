@@ -67,10 +67,10 @@ class Cleanup:
         polled.register(self._socket, select.POLLIN)
         if not polled.poll(0):
             return None
-        said = b""
+        message = b""
         with suppress(OSError):
-            said = self._socket.recv(1, socket.MSG_PEEK)
-        if said == STOPPED:
+            message = self._socket.recv(1, socket.MSG_PEEK)
+        if message == STOPPED:
             return f"this process was stopped for longer than {SILENCE_S} s; the guest was let go"
         return "its cleanup process has ended, without which a guest could be left standing"
 

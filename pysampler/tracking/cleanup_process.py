@@ -46,10 +46,10 @@ def _falls_silent(tracker: socket.socket) -> bool:
             n_silent += 1
             continue
         try:
-            said = tracker.recv(4096)
+            message = tracker.recv(4096)
         except OSError:
-            said = b""
-        if not said or CLEANUP_LET_GO in said:
+            message = b""
+        if not message or CLEANUP_LET_GO in message:
             return False
         n_silent, beats = 0, True
     return True

@@ -105,7 +105,7 @@ def _page(rows: Sequence[Row], machine: dict[str, Any], svgs: dict[str, bytes]) 
     def packaged(name: str) -> str:
         return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
-    said = summaries(rows)
+    method_summaries = summaries(rows)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
@@ -113,8 +113,8 @@ def _page(rows: Sequence[Row], machine: dict[str, Any], svgs: dict[str, bytes]) 
         # Our own markup: it is not escaped.
         style=Markup(packaged("report.css")),  # noqa: S704
         byline=_byline(rows, machine),
-        findings=findings(rows, said),
-        summaries=_summary_table(said),
+        findings=findings(rows, method_summaries),
+        summaries=_summary_table(method_summaries),
         figures=[
             {"svg": Markup(_svg_element(image)), "caption": _CAPTIONS[name]}  # noqa: S704
             for name, image in svgs.items()
@@ -138,22 +138,22 @@ def _byline(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     )
 
 
-def findings(rows: Sequence[Row], said: Sequence[Summary]) -> list[str]:
+def findings(rows: Sequence[Row], method_summaries: Sequence[Summary]) -> list[str]:
     """Return the findings, one sentence or two for each method."""
     sentences = []
-    for summary in said:
+    for summary in method_summaries:
         judgement = summary.judgement
         published = (
             f" (published: {summary.published_deviation:.1%})"
             if summary.published_deviation is not None
             else ""
         )
-        said_of = "" if summary.method == DIRTY_BITMAP else f" This is {judgement.verdict}."
+        verdict = "" if summary.method == DIRTY_BITMAP else f" This is {judgement.verdict}."
         sentences.append(
             f"{summary.method}, {format_size(summary.size)}: off theory by"
             f" {judgement.mean_deviation:.2%} in the mean{published} and"
             f" {judgement.worst_deviation:.2%} at worst; the writer lost {summary.slowed:.1%} of"
-            f" its speed.{said_of}"
+            f" its speed.{verdict}"
         )
     tracked = {row.tracking for row in rows if row.method == DIRTY_BITMAP}
     if tracked:
@@ -179,7 +179,7 @@ class _Line(NamedTuple):
 _Table = tuple[list[tuple[str, str]], list[_Line]]
 
 
-def _summary_table(said: Sequence[Summary]) -> _Table:
+def _summary_table(method_summaries: Sequence[Summary]) -> _Table:
     """Return titles and lines of the table by method and size."""
     lines = [
         _Line(
@@ -199,7 +199,7 @@ def _summary_table(said: Sequence[Summary]) -> _Table:
                 (f"{summary.slowed:.1%}", ""),
             ]
         )
-        for summary in said
+        for summary in method_summaries
     ]
     head = [
         ("method", "text"),

@@ -31,11 +31,11 @@ def test_whatever_a_verb_raises_is_one_line(monkeypatch, capsys, error):
 
     monkeypatch.setattr(blocks, "run", run)
     assert main(["blocks", "--pid", "1"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"pysampler blocks: internal error: {type(error).__name__}: ")
-    assert said.endswith("; --debug shows where\n")
-    assert said.count("\n") == 1
-    assert len(said) < 1000
+    message = capsys.readouterr().err
+    assert message.startswith(f"pysampler blocks: internal error: {type(error).__name__}: ")
+    assert message.endswith("; --debug shows where\n")
+    assert message.count("\n") == 1
+    assert len(message) < 1000
 
 
 def test_debug_shows_where_it_was(monkeypatch, capsys):

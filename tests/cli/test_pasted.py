@@ -56,8 +56,8 @@ def reply(rate, *, unit="second", time=1):
 
 
 def session(*replies):
-    said = [GREETING, '{"execute": "qmp_capabilities"}', '{"return": {}}', EVENT, *replies]
-    return "\n".join(said) + "\n"
+    lines = [GREETING, '{"execute": "qmp_capabilities"}', '{"return": {}}', EVENT, *replies]
+    return "\n".join(lines) + "\n"
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_the_last_vector_of_a_session_counts(run, verb):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ('{"error": {"class": "GenericError", "desc": "still measuring"}}', "'still measuring'"),
         (session('{"error": {"class": "CommandNotFound", "desc": "no\\u001b[2J"}}'), "'no\\\\x1b[2J'"),
@@ -192,10 +192,10 @@ def test_the_last_vector_of_a_session_counts(run, verb):
         (HMP.format(98).replace("Period: 1", "Period: " + "9" * 5000), "calc-time: 0"),
     ],
 )  # fmt: skip
-def test_what_tells_nothing_is_one_line_with_the_reason(run, text, said):
+def test_what_tells_nothing_is_one_line_with_the_reason(run, text, reason):
     code, out, err = run(text, "advise", "--quick")
     assert (code, out) == (1, "")
-    assert said in err
+    assert reason in err
     assert err.count("\n") == 1
     assert "\x1b" not in err
     for verb in ("predict", "advise"):
@@ -232,9 +232,9 @@ def test_a_vector_in_a_session_serves_the_quick_rule(run):
     assert "converges" in run(text, "advise", "--quick")[1]
 
 
-@pytest.mark.parametrize("said", ["5", '"text"', "null", "[]", "{}"])
-def test_another_value_is_no_vector(said):
-    found = measurements_in(said.encode())
+@pytest.mark.parametrize("text", ["5", '"text"', "null", "[]", "{}"])
+def test_another_value_is_no_vector(text):
+    found = measurements_in(text.encode())
     with pytest.raises(FormatError):
         Measurement.from_dict(found.last)
 

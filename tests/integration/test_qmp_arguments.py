@@ -82,10 +82,10 @@ def test_arguments_by_chance_get_the_same_answers(ask):
         expected = error_of(name, arguments)
         if expected is None and name == "migrate":
             continue  # it would begin
-        said = ask(name, arguments)
+        error = ask(name, arguments)
         if expected is not None:
             refused += 1
-            assert said == expected, (name, arguments)
-        elif said is not None:  # the command's own reasons
-            assert not any(words in said for words in SCHEMAS), (name, arguments, said)
+            assert error == expected, (name, arguments)
+        elif error is not None:  # the command's own reasons
+            assert not any(words in error for words in SCHEMAS), (name, arguments, error)
     assert refused > 500

@@ -89,8 +89,8 @@ def test_a_clean_guest_has_no_modes():
     st.lists(st.tuples(st.floats(0.001, 0.3), st.floats(0.01, 20)), min_size=1, max_size=2),
     st.integers(0, 2**32),
 )
-def test_a_fit_rises_is_concave_and_ends_at_the_nonzero_pages(modes, seed):
-    shares = sum(mass * -np.expm1(-SECONDS * rate) for mass, rate in modes)
+def test_a_fit_rises_is_concave_and_ends_at_the_nonzero_pages(components, seed):
+    shares = sum(mass * -np.expm1(-SECONDS * rate) for mass, rate in components)
     measurement = vector(np.minimum(shares, 0.69), seed=seed)
     curve = fitted(measurement)
     if curve.interpolated or curve.burst:

@@ -22,8 +22,8 @@ VECTOR = Measurement.from_json((GOLDEN / "vector-32gib-memcached.json").read_tex
 def migrated(zero_page_us, nonzero, rate, *, link=2e9, known=True):
     """A migration as a host with this time for a zero page would have it."""
     curve = DirtyCurve((uniform(0.1, 2),), None, (), (), nonzero, 2 * GIB_PAGES, 0.0, 1)
-    how = Precopy(link=link, zero_page_us=zero_page_us)
-    (outcome,) = migrate(guest_of(curve), how, [(rate, 300.0)])[0]
+    precopy = Precopy(link=link, zero_page_us=zero_page_us)
+    (outcome,) = migrate(guest_of(curve), precopy, [(rate, 300.0)])[0]
     return Migration(
         line=1,
         bandwidth=rate,
@@ -56,7 +56,7 @@ def test_one_that_is_predicted_not_to_end_does_not_decide():
 def test_the_link_is_the_median_of_the_others():
     files = [migrated(0.0, GIB_PAGES, 3e8, link=link) for link in (1e9, 2e9, 7e9)]
     files.append(replace(files[0], link=None))  # its last pass was too short to tell
-    assert [how.link for how in set_up(files, Precopy())] == [4.5e9, 4e9, 1.5e9, 2e9]
+    assert [precopy.link for precopy in set_up(files, Precopy())] == [4.5e9, 4e9, 1.5e9, 2e9]
 
 
 def test_where_nothing_is_known_of_the_others_nothing_is_made_up():
@@ -66,20 +66,20 @@ def test_where_nothing_is_known_of_the_others_nothing_is_made_up():
         list(set_up([migrated(1.0, GIB_PAGES, 3e8)], Precopy())),
         list(set_up([unknown, stuck, unknown], Precopy())),
     ):
-        assert {(how.link, how.zero_page_us) for how in found} == {(None, 0.0)}
+        assert {(precopy.link, precopy.zero_page_us) for precopy in found} == {(None, 0.0)}
 
 
 def test_what_is_said_is_not_looked_for():
     files = [migrated(1.0, GIB_PAGES, 3e8) for _ in range(3)]
-    said = Precopy(link=5e9, zero_page_us=0.0)
-    assert list(set_up(files, said)) == [replace(said, deadline_ms=60_000.0)] * 3
+    given = Precopy(link=5e9, zero_page_us=0.0)
+    assert list(set_up(files, given)) == [replace(given, deadline_ms=60_000.0)] * 3
 
 
 def test_the_host_of_the_given_migrations_took_under_half_a_microsecond():
     """Between the other kinds of memory in docs/prediction.md, whatever migration is left out."""
     for name in ("qemu10", "recorded"):
         lines = (GOLDEN / f"migrations-{name}.jsonl").read_bytes().splitlines()
-        told = [how.zero_page_us for how in set_up(read_migrations(lines), Precopy())]
+        told = [precopy.zero_page_us for precopy in set_up(read_migrations(lines), Precopy())]
         assert 0.3 < np.min(told) <= np.max(told) < 0.5
 
 
@@ -91,6 +91,9 @@ def test_each_has_its_own_deadline_and_channels():
     ]
     records[0]["config"]["limit-s"] = 7
     found = list(set_up(read_migrations([json.dumps(r).encode() for r in records]), Precopy()))
-    assert [(how.deadline_ms, how.multifd) for how in found] == [(7000, False), (60_000, True)]
+    assert [(precopy.deadline_ms, precopy.multifd) for precopy in found] == [
+        (7000, False),
+        (60_000, True),
+    ]
     both = set_up(read_migrations([json.dumps(r).encode() for r in records]), Precopy(multifd=True))
-    assert [how.multifd for how in both] == [True, True]
+    assert [precopy.multifd for precopy in both] == [True, True]

@@ -57,17 +57,17 @@ def real_guests():
 def test_more_is_never_later_of_any_guest(real_guests, of):
     loop_is_later = not_converging = 0
     for vector, bandwidth in real_guests:
-        ensemble, how = build_ensemble(vector, 12, seed=0), Precopy(link=2e9)
+        ensemble, precopy = build_ensemble(vector, 12, seed=0), Precopy(link=2e9)
         steps = np.exp(np.linspace(-0.5, 0.5, 150))  # between places and on none
         if of == "bandwidth":
             rates, limits = list(bandwidth * steps), [300.0]
         else:
             rates, limits = [bandwidth], [*(300.0 * steps**3), None]
-        table = migrate_table(ensemble, how, rates, limits).reshape(12, -1)
+        table = migrate_table(ensemble, precopy, rates, limits).reshape(12, -1)
         assert later(ends(table)) == 0
         assert (table["downtime_ms"][table["converged"] > 0] > 0).all()
         grid = [(rate, limit) for rate in rates for limit in limits]
-        loop_is_later += later(ends(migrate(ensemble, how, grid)))
+        loop_is_later += later(ends(migrate(ensemble, precopy, grid)))
         not_converging += int((table["converged"] == 0).sum())
     # That is not so of the loop itself, and there are guests that do not converge.
     assert loop_is_later > 100
@@ -80,16 +80,18 @@ def test_more_is_never_later_of_any_guest(real_guests, of):
     which=st.integers(0, 10**6),
     factor=st.floats(0.4, 3),
     limit=st.floats(math.log(0.05), math.log(1e7)).map(math.exp),
-    more=st.floats(0, 2).map(lambda power: 10 ** (power**3 / 8)),
-    longer=st.floats(0, 2).map(lambda power: 10 ** (power**3 / 8)),
+    rate_ratio=st.floats(0, 2).map(lambda power: 10 ** (power**3 / 8)),
+    limit_ratio=st.floats(0, 2).map(lambda power: 10 ** (power**3 / 8)),
 )
-@example(which=0, factor=1.0, limit=2.5e6, more=1.0, longer=1.0)
-@example(which=22, factor=1.1, limit=125.0, more=1.03, longer=1.0)
-def test_more_is_never_worse_in_another_call(real_guests, which, factor, limit, more, longer):
+@example(which=0, factor=1.0, limit=2.5e6, rate_ratio=1.0, limit_ratio=1.0)
+@example(which=22, factor=1.1, limit=125.0, rate_ratio=1.03, limit_ratio=1.0)
+def test_more_is_never_worse_in_another_call(
+    real_guests, which, factor, limit, rate_ratio, limit_ratio
+):
     vector, bandwidth = real_guests[which % len(real_guests)]
     less, greater = (
         predict(vector, bandwidth * factor * rate, limit * time, link=2e9, members=30).cells[0]
-        for rate, time in ((1, 1), (more, longer))
+        for rate, time in ((1, 1), (rate_ratio, limit_ratio))
     )
     assert_no_worse(greater, less)
 
@@ -97,10 +99,10 @@ def test_more_is_never_worse_in_another_call(real_guests, which, factor, limit, 
 @pytest.mark.parametrize("limit", [0.05, 7.3, 110, 125, 333, 2e6, 9e8, None])
 @pytest.mark.parametrize("rate", [0.5, 101e6, 250e6, 9e14])
 def test_a_cell_does_not_depend_on_the_others_of_its_table(rate, limit):
-    ensemble, how = guest(uniform(0.3, 1), members=4), Precopy(link=2e9)
-    alone = migrate_table(ensemble, how, [rate], [limit])[:, 0, 0]
+    ensemble, precopy = guest(uniform(0.3, 1), members=4), Precopy(link=2e9)
+    alone = migrate_table(ensemble, precopy, [rate], [limit])[:, 0, 0]
     others = [1.7, limit, 20, 301, 4000, None]
-    among = migrate_table(ensemble, how, [3e8, 99e6, rate, 252e6], others)
+    among = migrate_table(ensemble, precopy, [3e8, 99e6, rate, 252e6], others)
     assert (among[:, 2, 1] == alone).all()
 
 
@@ -133,24 +135,24 @@ def halved(axis, value, at):
 @pytest.mark.parametrize("rate", [40e6, 87.3e6, 2**27, 411e6])
 @pytest.mark.parametrize("limit", [0.2, 110, 250, 777])
 def test_a_cell_is_what_halving_finds(rate, limit):
-    ensemble, how = guest(uniform(0.2, 1), uniform(0.3, 40)), Precopy(link=2e9)
+    ensemble, precopy = guest(uniform(0.2, 1), uniform(0.3, 40)), Precopy(link=2e9)
 
     def with_both(bandwidth, each):
-        return ends(migrate(ensemble, how, [(bandwidth, each)]))[0, 0]
+        return ends(migrate(ensemble, precopy, [(bandwidth, each)]))[0, 0]
 
     def with_rate(bandwidth):
         return halved(DOWNTIME_AXIS, limit, lambda each: with_both(bandwidth, each))
 
     expected = halved(BANDWIDTH_AXIS, rate, with_rate)
-    found = ends(migrate_table(ensemble, how, [rate], [limit]))[0, 0, 0]
+    found = ends(migrate_table(ensemble, precopy, [rate], [limit]))[0, 0, 0]
     assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_table_is_near_what_the_loop_itself_does():
-    ensemble, how = guest(uniform(0.3, 1), uniform(0.3, 40), members=4), Precopy(link=2e9)
+    ensemble, precopy = guest(uniform(0.3, 1), uniform(0.3, 40), members=4), Precopy(link=2e9)
     rates = list(np.geomspace(330e6, 3e9, 60))
-    table = ends(migrate_table(ensemble, how, rates, [300.0]))[:, :, 0]
-    loop = ends(migrate(ensemble, how, [(rate, 300.0) for rate in rates]))
+    table = ends(migrate_table(ensemble, precopy, rates, [300.0]))[:, :, 0]
+    loop = ends(migrate(ensemble, precopy, [(rate, 300.0) for rate in rates]))
     assert np.median(np.abs(table / loop - 1)) < 0.01
     assert np.abs(table - loop).max() < 250  # ms: two windows and a sync
 

@@ -15,9 +15,9 @@ VECTOR = Measurement.from_json((GOLDEN / "vector-32gib-memcached.json").read_tex
 
 
 def drawn(rates, limits, model="qemu", **members):
-    how = Precopy(**members)
-    prediction = predict(VECTOR, rates, limits, precopy=how, model=model)
-    return prediction, draw_prediction(VECTOR, prediction, how).axes
+    precopy = Precopy(**members)
+    prediction = predict(VECTOR, rates, limits, precopy=precopy, model=model)
+    return prediction, draw_prediction(VECTOR, prediction, precopy).axes
 
 
 @pytest.mark.parametrize("model", ["qemu", "published"])

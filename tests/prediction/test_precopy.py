@@ -113,8 +113,8 @@ def test_without_its_channels_multifd_finds_no_zero_pages():
 
 def test_a_shorter_limit_than_one_that_fails_is_not_run():
     grid = [(150e6, limit) for limit in (None, 9000.0, 3000.0, 60.0, 50.0)]
-    ensemble, how = guest(uniform(0.9, 1)), Precopy(deadline_ms=60_000)
-    outcomes = migrate(ensemble, how, grid, [-1, 0, 1, 2, -1])[0]
+    ensemble, precopy = guest(uniform(0.9, 1)), Precopy(deadline_ms=60_000)
+    outcomes = migrate(ensemble, precopy, grid, [-1, 0, 1, 2, -1])[0]
     assert outcomes["converged"].tolist() == [1, 1, 0, 0, 0]
     assert outcomes[3] == outcomes[2]
     assert outcomes[4]["sent_bytes"] != outcomes[3]["sent_bytes"]
@@ -123,10 +123,10 @@ def test_a_shorter_limit_than_one_that_fails_is_not_run():
 @pytest.mark.parametrize("rate", [100e6, 300e6, 5e9])
 def test_a_limit_that_changes_nothing_is_not_run(rate):
     limits = list(np.geomspace(8000, 5, 200))
-    ensemble, how = guest(uniform(0.3, 1), in_order(0.2, 30), members=8), Precopy(link=2e9)
+    ensemble, precopy = guest(uniform(0.3, 1), in_order(0.2, 30), members=8), Precopy(link=2e9)
     grid = [(rate, limit) for limit in limits]
     each, reused = (
-        migrate(ensemble, how, grid, longer) for longer in (None, [-1, *range(len(limits) - 1)])
+        migrate(ensemble, precopy, grid, cells) for cells in (None, [-1, *range(len(limits) - 1)])
     )
     ended = each["converged"] > 0
     # One that fails makes all shorter ones fail; the others are what they are when run alone.
@@ -138,10 +138,11 @@ def test_a_limit_that_changes_nothing_is_not_run(rate):
     assert (reused["same_above_ms"][same] < np.broadcast_to(limits, same.shape)[same]).all()
 
 
-@pytest.mark.parametrize("longer", [[0, 0], [1, -1], [-1, 7], [-1, 0]])
-def test_a_longer_limit_that_is_none_is_refused(longer):
+@pytest.mark.parametrize("longer_limit_cells", [[0, 0], [1, -1], [-1, 7], [-1, 0]])
+def test_a_longer_limit_that_is_none_is_refused(longer_limit_cells):
     with pytest.raises(OSError, match="ps_precopy_grid"):
-        migrate(guest(uniform(0.9, 1)), Precopy(), [(1e8, 100.0), (1e8, 200.0)], longer)
+        grid = [(1e8, 100.0), (1e8, 200.0)]
+        migrate(guest(uniform(0.9, 1)), Precopy(), grid, longer_limit_cells)
     with pytest.raises(OSError, match="ps_precopy_grid"):
         migrate(guest(uniform(0.9, 1)), Precopy(), [(1e8, 100.0), (2e8, 50.0)], [-1, 0])
 
@@ -179,10 +180,10 @@ def test_interpolated_points_are_migrated_as_well():
 
 def test_the_rounds_are_those_of_the_migration():
     ensemble = guest(uniform(0.5, 10))
-    how = Precopy(link=2e9)
-    cells = how.cells([(200e6, 300.0)])
+    precopy = Precopy(link=2e9)
+    cells = precopy.cells([(200e6, 300.0)])
     outcome, rounds = core.precopy_rounds(
-        how.parameters(4096), ensemble.arrays, cells, 1000
+        precopy.parameters(4096), ensemble.arrays, cells, 1000
     )  # fmt: skip
     assert len(rounds) == outcome["iterations"][0]
     assert (np.diff(rounds["now_ms"][1:]) > 0).all()
@@ -197,9 +198,9 @@ def test_the_rounds_are_those_of_the_migration():
     st.floats(0, 0.9),
     st.sampled_from([2e7, 1e8, 1e9]),
 )
-def test_nothing_breaks_whatever_the_guest(modes, zero, bandwidth):
+def test_nothing_breaks_whatever_the_guest(components, zero, bandwidth):
     ensemble = guest(
-        *(Component(m * GIB_PAGES, 1 / s, core.ComponentKind(kind)) for m, s, kind in modes),
+        *(Component(m * GIB_PAGES, 1 / s, core.ComponentKind(kind)) for m, s, kind in components),
         nonzero=GIB_PAGES,
         zero=zero * GIB_PAGES,
         members=3,
@@ -280,8 +281,8 @@ def test_the_loop_itself_has_no_scale(factor):
     for pages in ("nonzero_pages", "zero_pages"):
         larger.guests[pages] *= factor
     larger.components["pages"] *= factor
-    how = Precopy(zero_page_us=0.5).parameters(4096)
-    scaled = dict(how, zero_page_ms=how["zero_page_ms"] / factor)
+    precopy = Precopy(zero_page_us=0.5).parameters(4096)
+    scaled = dict(precopy, zero_page_ms=precopy["zero_page_ms"] / factor)
     for size in ("flush_bytes", "device_bytes"):
         scaled[size] *= factor
     grid = [(b, limit) for b in (1e8, 2e8, 8e8) for limit in (50.0, 300.0, None)]
@@ -289,7 +290,7 @@ def test_the_loop_itself_has_no_scale(factor):
         core.precopy_grid(
             with_these, one.arrays, Precopy(link=2e9 * k).cells([(b * k, limit) for b, limit in grid]),
         )
-        for with_these, one, k in ((how, ensemble, 1), (scaled, larger, factor))
+        for with_these, one, k in ((precopy, ensemble, 1), (scaled, larger, factor))
     )  # fmt: skip
     assert (outcomes["converged"] == of_larger["converged"]).all()
     assert 0 < outcomes["converged"].mean() < 1
@@ -341,12 +342,12 @@ def test_the_loop_agrees_with_real_migrations_of_a_known_guest(name, p90):
     records = (GOLDEN / f"migrations-{name}.jsonl").read_bytes().splitlines()
     migrations = read_migrations(records)
     errors = []
-    for migration, how in zip(migrations, set_up(migrations, Precopy()), strict=True):
+    for migration, precopy in zip(migrations, set_up(migrations, Precopy()), strict=True):
         if migration.guest is None:  # one that bursts
             continue
         ensemble = guest_of(migration.guest, members=32)
         cell = (migration.bandwidth, migration.downtime_limit_ms)
-        outcomes = migrate(ensemble, how, [cell])[:, 0]
+        outcomes = migrate(ensemble, precopy, [cell])[:, 0]
         assert (np.median(outcomes["converged"]) > 0.5) == migration.converged, migration.title
         if migration.converged:
             errors.append(abs(np.median(outcomes["total_ms"]) / migration.total_ms - 1))
@@ -365,7 +366,7 @@ def test_a_migration_that_cannot_be_is_refused(members):
 
 def test_arrays_of_another_shape_never_reach_c():
     ensemble = guest(uniform(0.5, 1))
-    how = Precopy().parameters(4096)
+    precopy = Precopy().parameters(4096)
     cells = Precopy().cells([(1e9, 300.0)])
     with pytest.raises(ValueError, match="of each guest"):
         core.PrecopyGuests(
@@ -373,7 +374,7 @@ def test_arrays_of_another_shape_never_reach_c():
         )
     with pytest.raises(TypeError, match="ps_precopy_component"):
         core.precopy_grid(
-            how,
+            precopy,
             core.PrecopyGuests(
                 ensemble.guests, np.zeros((1, 1)), ensemble.knots_ms, ensemble.knots_share
             ),
@@ -382,7 +383,7 @@ def test_arrays_of_another_shape_never_reach_c():
     too_many = np.zeros((1, core.PRECOPY_COMPONENTS + 1), dtype=core.PRECOPY_COMPONENT)
     with pytest.raises(OSError, match="ps_precopy_grid"):
         core.precopy_grid(
-            how,
+            precopy,
             core.PrecopyGuests(ensemble.guests, too_many, ensemble.knots_ms, ensemble.knots_share),
             cells,
         )
@@ -392,8 +393,8 @@ def test_arrays_of_another_shape_never_reach_c():
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
 def test_a_loop_that_would_not_end_is_refused(member, value):
     ensemble = guest(uniform(0.5, 1))
-    how = Precopy().parameters(4096) | {member: value}
+    precopy = Precopy().parameters(4096) | {member: value}
     with pytest.raises(OSError, match="ps_precopy_grid"):
         core.precopy_grid(
-            how, ensemble.arrays, Precopy().cells([(1e9, 300.0)]),
+            precopy, ensemble.arrays, Precopy().cells([(1e9, 300.0)]),
         )  # fmt: skip

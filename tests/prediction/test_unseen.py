@@ -197,9 +197,9 @@ def test_mostly_unreadable_is_refused_with_share_cause_and_cure(call):
     causes = {"swapped-out": 800, "file-backed": 0, "userfaultfd": 96, "closed": 0}
     with pytest.raises(FormatError) as caught:
         call(unreadable(896, **{"unreadable-causes": causes}))
-    said = str(caught.value)
-    assert "70% of the samples could not be read (swapped-out: 800, userfaultfd: 96)" in said
-    assert "let the guest come back from swap" in said
+    message = str(caught.value)
+    assert "70% of the samples could not be read (swapped-out: 800, userfaultfd: 96)" in message
+    assert "let the guest come back from swap" in message
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,10 @@ def scarce():
 
 
 def test_a_client_that_cannot_be_accepted_waits_for_its_turn(tmp_path, scarce):
-    said = []
-    server = QmpServer(FakeGuest(), FakeMeasure(), listen(f"unix:{tmp_path / 'q'}"), said.append)
+    warnings = []
+    server = QmpServer(
+        FakeGuest(), FakeMeasure(), listen(f"unix:{tmp_path / 'q'}"), warnings.append
+    )
     server.start()
     try:
         with Client(server.address) as first:
@@ -56,8 +58,8 @@ def test_a_client_that_cannot_be_accepted_waits_for_its_turn(tmp_path, scarce):
                 assert first.ask(STATUS).startswith('{"return": ')
                 taken.close()
                 second.negotiate()
-        assert len(said) == 1
-        assert "ulimit -n" in said[0]
+        assert len(warnings) == 1
+        assert "ulimit -n" in warnings[0]
     finally:
         server.close()
     assert "qmp" not in [thread.name for thread in threading.enumerate()]

@@ -33,11 +33,11 @@ def is_served(address):
 
 def descs(client, last):
     """Read replies until one that ends in ``last``; return what the others said."""
-    said = []
+    errors = []
     while not (line := client.line()).endswith(last):
         assert line
-        said.append(line.partition('"desc": ')[2])
-    return said
+        errors.append(line.partition('"desc": ')[2])
+    return errors
 
 
 @pytest.mark.parametrize("pattern", [b"x", b'"', b"[1,", b"\\", b"\x80"])
@@ -52,18 +52,18 @@ def test_a_line_of_100_mb_costs_an_error_and_no_memory(server, client, pattern):
 
     writer = threading.Thread(target=write)
     writer.start()
-    said = descs(client, '"id": "end"}')
+    errors = descs(client, '"id": "end"}')
     writer.join()
-    assert 1 <= len(said) <= 100
+    assert 1 <= len(errors) <= 100
     assert resident_bytes() - before < 32 << 20
     assert is_served(server.address)
 
 
 def test_deep_nesting_costs_an_error_a_thousand_brackets(server, client):
     client.send(b"[" * 20_000 + b'\xff\n{"execute": "query-status", "id": "end"}')
-    said = descs(client, '"id": "end"}')
-    assert said[0] == '"JSON nesting depth limit exceeded"}}'
-    assert len(said) == 20_000 // 1025 + 1
+    errors = descs(client, '"id": "end"}')
+    assert errors[0] == '"JSON nesting depth limit exceeded"}}'
+    assert len(errors) == 20_000 // 1025 + 1
     assert is_served(server.address)
 
 
@@ -236,4 +236,6 @@ def test_no_mutated_request_stops_the_server(server, monkeypatch):
             client.negotiate('{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}')
             lines = [mutated(rng, rng.choice(requests).encode()) for _ in range(100)]
             client.send(b"\n".join(lines) + b'\n\xff\n{"execute": "query-status", "id": "end"}')
-            assert not [said for said in descs(client, '"id": "end"}') if "internal error" in said]
+            assert not [
+                errors for errors in descs(client, '"id": "end"}') if "internal error" in errors
+            ]

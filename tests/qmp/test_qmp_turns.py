@@ -54,8 +54,8 @@ def out_of_band(monkeypatch):
     monkeypatch.setitem(COMMANDS, "x-recover", Command(recover, arguments, allow_oob=True))
 
 
-def request(name, request_id, how="execute", **more):
-    return json.dumps({how: name, "id": request_id, **more}).encode()
+def request(name, request_id, key="execute", **more):
+    return json.dumps({key: name, "id": request_id, **more}).encode()
 
 
 def replied(client):

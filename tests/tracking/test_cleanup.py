@@ -51,11 +51,11 @@ def cleanups(pid="self"):
     ]
 
 
-def end_cleanup(how=signal.SIGKILL):
+def end_cleanup(signal_number=signal.SIGKILL):
     """End the cleanup process, and wait until it has closed everything."""
     (cleanup,) = cleanups()
     pidfd = os.pidfd_open(cleanup)
-    os.kill(cleanup, how)
+    os.kill(cleanup, signal_number)
     select.select([pidfd], [], [])
     os.close(pidfd)
 
@@ -78,15 +78,15 @@ def test_without_a_cleanup_process_nothing_is_tracked(guest, observe, interprete
     observe(guest.pid).close()  # nothing is left locked
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSEGV])
 @both
-def test_the_end_of_the_cleanup_process_ends_tracking(guest, observe, how):
+def test_the_end_of_the_cleanup_process_ends_tracking(guest, observe, signal_number):
     observer = observe(guest.pid)
     observer.warm_up()
     observer.baseline()
     guest.write(0, [1])
     assert observer.compare().pages == 1
-    end_cleanup(how)
+    end_cleanup(signal_number)
     if observe is ring:  # whose writers wait: at once, not when somebody asks
         until(lambda: not guest.is_registered())
     guest.write(0, range(1025))
@@ -174,8 +174,8 @@ def test_a_stopped_tracker_lets_the_guest_go(guest, tracker):
     assert not guest.is_registered()
     tracker.send_signal(signal.SIGCONT)
     tracker.stdin.write("\n")
-    said = tracker.stdout.readline()
-    assert "stopped for longer than 2 s; the guest was let go" in said
+    line = tracker.stdout.readline()
+    assert "stopped for longer than 2 s; the guest was let go" in line
     guest.write(0, range(1025))
 
 

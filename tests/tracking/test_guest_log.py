@@ -121,7 +121,7 @@ def test_a_log_is_read_if_nothing_is_wrong_with_it(make_log, block):
 
 
 @pytest.mark.parametrize(
-    "how",
+    "faults",
     [
         {"seals": fcntl.F_SEAL_GROW},
         {"word": (0, 7)},
@@ -137,8 +137,8 @@ def test_a_log_is_read_if_nothing_is_wrong_with_it(make_log, block):
     ],
     ids=str,
 )
-def test_what_is_no_log_of_the_block_is_left_alone(make_log, block, how):
-    make_log(**how)
+def test_what_is_no_log_of_the_block_is_left_alone(make_log, block, faults):
+    make_log(**faults)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(NoLogError):
         GuestLog([block], os.getpid())

@@ -151,8 +151,10 @@ namespaces = pytest.param(
 
 
 @pytest.mark.parametrize("before", [pytest.param([], id=""), namespaces])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_it_lets_itself_go_where_tracker_and_cleanup_process_cannot(tmp_path, how, before):
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
+def test_it_lets_itself_go_where_tracker_and_cleanup_process_cannot(
+    tmp_path, signal_number, before
+):
     with guest(tmp_path / "guest.sock", before) as process:
         tracker = subprocess.Popen(
             [sys.executable, "-c", TRACKER, str(process.guest_pid)], stdout=subprocess.PIPE
@@ -160,8 +162,8 @@ def test_it_lets_itself_go_where_tracker_and_cleanup_process_cannot(tmp_path, ho
         assert tracker.stdout.readline() == b"tracking\n"
         (cleanup,) = children(tracker.pid)
         os.kill(tracker.pid, signal.SIGSTOP)
-        os.kill(cleanup, how)
-        if how is signal.SIGKILL:
+        os.kill(cleanup, signal_number)
+        if signal_number is signal.SIGKILL:
             tracker.kill()
         client = connect(tmp_path / "guest.sock", {"execute": "stop"})
         # Answered when all vCPUs stand, which a held one does not.
@@ -170,7 +172,7 @@ def test_it_lets_itself_go_where_tracker_and_cleanup_process_cannot(tmp_path, ho
             assert select.select([client], [], [], 60)[0]
             received += client.recv(65536)
         client.close()
-        if how is signal.SIGSTOP:
+        if signal_number is signal.SIGSTOP:
             os.kill(cleanup, signal.SIGCONT)
         tracker.kill()
         tracker.communicate()

@@ -17,7 +17,7 @@ from pysampler.host.smaps import read_smaps
 from pysampler.memory.source.monitor import ask_ramblocks
 from pysampler.memory.source.process import links_of, mapped_block
 from pysampler.memory.source.qemu import QemuRam, is_qemu, match_guest_ram
-from pysampler.memory.source.qemu_options import said_memory
+from pysampler.memory.source.qemu_options import configured_memory
 from pysampler.memory.source.qemu_truth import as_qemu_says
 from pysampler.memory.source.vmm import largest, why_not
 from pysampler.printable import printable
@@ -91,12 +91,12 @@ def find_ram(pid: int, monitor: str | None = None) -> FoundRam:
 
 
 def _qemu_ram(pid: int, command: list[str], program: str, mappings: list[Mapping]) -> QemuRam:
-    said = said_memory(command, program, lambda path: _config(pid, path))
-    ram = match_guest_ram(said, mappings)
+    configured = configured_memory(command, program, lambda path: _config(pid, path))
+    ram = match_guest_ram(configured, mappings)
     if ram.is_doubtful:
         # Costly in large guests, so only then; and a kernel may be built without it.
         with suppress(FileNotFoundError):
-            ram = match_guest_ram(said, list(read_smaps(pid)))
+            ram = match_guest_ram(configured, list(read_smaps(pid)))
     return ram
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pysampler.host.maps import Mapping
-    from pysampler.memory.source.qemu_options import SaidMemory
+    from pysampler.memory.source.qemu_options import ConfiguredMemory
 
 # qemu_anon_ram_alloc() aligns anonymous RAM to this, for transparent huge pages, and has a guard
 # page after it (QEMU_VMALLOC_ALIGN on x86, Arm and s390, qemu_ram_mmap()).
@@ -49,21 +49,22 @@ class QemuRam:
     Attributes:
         named: idstr and mapping of each RAMBlock that the command line names, main memory first.
         unnamed: the same for mappings that look like a RAMBlock and are not on the command line.
-        said: bytes of guest RAM that the command line asks for; 0 when it does not say all.
+        configured_bytes: guest RAM that the command line asks for; 0 when it does not give the
+            size of all of it.
         missing: memory of the command line that was not found.
         video: bytes of ``named`` that are devices'.
     """
 
     named: list[tuple[str, Mapping]]
     unnamed: list[tuple[str, Mapping]]
-    said: int
-    missing: list[SaidMemory]
+    configured_bytes: int
+    missing: list[ConfiguredMemory]
     video: int
 
     @property
     def is_doubtful(self) -> bool:
         """Whether command line and mappings disagree."""
-        return bool(self.unnamed or self.missing or not self.said)
+        return bool(self.unnamed or self.missing or not self.configured_bytes)
 
     def remarks(self) -> Iterator[str]:
         """Yield warnings for the user, a line each."""
@@ -75,9 +76,9 @@ class QemuRam:
                 " plugged in later, or a device's"
             )
         found = sum(m.length for _, m in self.named + self.unnamed) - self.video
-        if self.said and found != self.said:
+        if self.configured_bytes and found != self.configured_bytes:
             yield (
-                f"QEMU's command line says {format_size(self.said)} of guest RAM,"
+                f"QEMU's command line says {format_size(self.configured_bytes)} of guest RAM,"
                 f" {format_size(found)} were found"
             )
 
@@ -92,7 +93,7 @@ def is_qemu(command: list[str], executable: str | None = None) -> bool:
     return _PROGRAM.match(os.path.basename(program)) is not None
 
 
-def match_guest_ram(said: list[SaidMemory], mappings: list[Mapping]) -> QemuRam:
+def match_guest_ram(configured: list[ConfiguredMemory], mappings: list[Mapping]) -> QemuRam:
     """Find the memory of the command line, and other guest RAM.
 
     Memory of one kind and size is told apart by the order in which QEMU makes it, backends before
@@ -101,22 +102,26 @@ def match_guest_ram(said: list[SaidMemory], mappings: list[Mapping]) -> QemuRam:
     pool = _candidates(mappings)
     found: dict[int, Mapping] = {}
     # Those with a size first, so that one without is not given what is another's.
-    in_order = sorted(enumerate(said), key=lambda item: (item[1].is_video, item[1].is_default))
+    in_order = sorted(
+        enumerate(configured), key=lambda item: (item[1].is_video, item[1].is_default)
+    )
     for fits in (_fits, _is_end_of_larger, _is_unsized):
         for i, memory in in_order:
             mapping = None if i in found else fits(memory, pool, mappings)
             if mapping is not None:
                 found[i] = mapping
                 pool = [m for m in pool if not _overlap(m, mapping)]
-    named = [(said[i].idstr, found[i]) for i in sorted(found)]
+    named = [(configured[i].idstr, found[i]) for i in sorted(found)]
     unnamed = [(_name_of(m), m) for m in pool if m.length >= MIN_UNNAMED_LENGTH and _is_ram(m)]
-    main = [memory for memory in said if not memory.is_video]
+    main = [memory for memory in configured if not memory.is_video]
     return QemuRam(
         named,
         unnamed,
-        said=sum(memory.length for memory in main) if all(m.length for m in main) else 0,
-        missing=[memory for i, memory in enumerate(said) if i not in found],
-        video=sum(found[i].length for i in found if said[i].is_video),
+        configured_bytes=sum(memory.length for memory in main)
+        if all(m.length for m in main)
+        else 0,
+        missing=[memory for i, memory in enumerate(configured) if i not in found],
+        video=sum(found[i].length for i in found if configured[i].is_video),
     )
 
 
@@ -132,7 +137,7 @@ def has_length(mapping: Mapping, length: int) -> bool:
     )
 
 
-def _fits(memory: SaidMemory, pool: list[Mapping], _: object) -> Mapping | None:
+def _fits(memory: ConfiguredMemory, pool: list[Mapping], _: object) -> Mapping | None:
     """Return the mapping of the memory, by kind, name and length."""
     for mapping in pool:
         if memory.length and _may_be(memory, mapping) and has_length(mapping, memory.length):
@@ -141,7 +146,7 @@ def _fits(memory: SaidMemory, pool: list[Mapping], _: object) -> Mapping | None:
 
 
 def _is_end_of_larger(
-    memory: SaidMemory, pool: list[Mapping], mappings: list[Mapping]
+    memory: ConfiguredMemory, pool: list[Mapping], mappings: list[Mapping]
 ) -> Mapping | None:
     """Return the end of a run of anonymous memory, where flags do not tell where RAM begins.
 
@@ -158,14 +163,14 @@ def _is_end_of_larger(
     return None
 
 
-def _is_unsized(memory: SaidMemory, pool: list[Mapping], _: object) -> Mapping | None:
+def _is_unsized(memory: ConfiguredMemory, pool: list[Mapping], _: object) -> Mapping | None:
     """Return the longest mapping that the memory may be."""
     if memory.length:
         return None
     return max((m for m in pool if _may_be(memory, m)), key=lambda m: m.length, default=None)
 
 
-def _may_be(memory: SaidMemory, mapping: Mapping) -> bool:
+def _may_be(memory: ConfiguredMemory, mapping: Mapping) -> bool:
     """Return whether the kind and the name of a mapping are those of the memory."""
     name = os.path.basename(mapping.name.removesuffix(" (deleted)"))
     if memory.kind == "file":

@@ -76,12 +76,12 @@ _M_ALIGNMENT = 8192  # -m is rounded up to this
 
 
 @dataclass(frozen=True)
-class SaidMemory:
+class ConfiguredMemory:
     """Memory that the command line asks for.
 
     Attributes:
         idstr: the RAMBlock's name, without the path of its device.
-        length: bytes; 0 when that is not said.
+        length: bytes; 0 when the command line does not give it.
         kind: ``ram``, ``memfd``, ``shm`` or ``file``.
         shared: whether writes reach the file, or other processes.
         path: of a file backend: the file, or the folder in which QEMU makes one.
@@ -100,9 +100,9 @@ class SaidMemory:
     is_video: bool = False
 
 
-def said_memory(
+def configured_memory(
     command: list[str], program: str, read_config: Callable[[str], str] = lambda _: ""
-) -> list[SaidMemory]:
+) -> list[ConfiguredMemory]:
     """Return the memory that a QEMU's command line asks for: main memory and backends, then video.
 
     Args:
@@ -111,18 +111,20 @@ def said_memory(
         read_config: returns the text of a file of ``-readconfig``; empty when it cannot be had.
     """
     options = list(_options(command, read_config))
-    said = [backend for name, text in options if name == "object" for backend in _backend(text)]
+    configured = [
+        backend for name, text in options if name == "object" for backend in _backend(text)
+    ]
     machine: dict[str, str] = {}
     for name, text in options:
         if name == "machine":
             machine.update(text)
     nodes = [text for name, text in options if name == "numa"]
     if "memory-backend" not in machine and not any("memdev" in text for text in nodes):
-        said.insert(0, _main_memory(options, machine, program))
-    return said + [memory for memory in _video(options) if memory.length >= 16 * MIB]
+        configured.insert(0, _main_memory(options, machine, program))
+    return configured + [memory for memory in _video(options) if memory.length >= 16 * MIB]
 
 
-def _main_memory(options: list[Option], machine: dict[str, str], program: str) -> SaidMemory:
+def _main_memory(options: list[Option], machine: dict[str, str], program: str) -> ConfiguredMemory:
     size = next(
         (text["size"] for name, text in reversed(options) if "size" in text and name == "m"), ""
     )
@@ -134,15 +136,15 @@ def _main_memory(options: list[Option], machine: dict[str, str], program: str) -
     )
     if not idstr:  # qemu-kvm, kvm
         idstr = _DEFAULT_IDSTR.get(os.uname().machine, "ram")
-    return SaidMemory(idstr, length, "file" if path else "ram", path=path, is_default=True)
+    return ConfiguredMemory(idstr, length, "file" if path else "ram", path=path, is_default=True)
 
 
-def _backend(text: dict[str, str]) -> Iterator[SaidMemory]:
+def _backend(text: dict[str, str]) -> Iterator[ConfiguredMemory]:
     kind = text.get("qom-type", "")
     if kind.startswith("memory-backend-") and text.get("id"):
         kind = kind.removeprefix("memory-backend-")
         share = text.get("share", "").lower()
-        yield SaidMemory(
+        yield ConfiguredMemory(
             text["id"],
             _round_up(_size(text.get("size", ""), 1), _PAGE_SIZE),
             kind,
@@ -152,7 +154,7 @@ def _backend(text: dict[str, str]) -> Iterator[SaidMemory]:
         )
 
 
-def _video(options: list[Option]) -> Iterator[SaidMemory]:
+def _video(options: list[Option]) -> Iterator[ConfiguredMemory]:
     named = [text.get("", "") for name, text in options if name == "vga"]
     devices = [{"driver": _VIDEO_DEVICES.get(name, "")} for name in named]
     devices += [text for name, text in options if name == "device"]
@@ -168,8 +170,10 @@ def _video(options: list[Option]) -> Iterator[SaidMemory]:
             **of_id[named_so.get("id", "")],
         }
         for idstr, mib, properties in _VIDEO_RAM.get(device.get("driver", ""), []):
-            said = [_size(device[key], unit) for key, unit in properties.items() if key in device]
-            yield SaidMemory(idstr, max(said, default=mib * MIB), is_video=True)
+            lengths = [
+                _size(device[key], unit) for key, unit in properties.items() if key in device
+            ]
+            yield ConfiguredMemory(idstr, max(lengths, default=mib * MIB), is_video=True)
 
 
 def _set_apart(

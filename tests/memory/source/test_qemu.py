@@ -7,7 +7,7 @@ import pytest
 
 from pysampler.host.maps import Mapping
 from pysampler.memory.source.qemu import is_qemu, match_guest_ram
-from pysampler.memory.source.qemu_options import said_memory
+from pysampler.memory.source.qemu_options import configured_memory
 
 MIB = 1 << 20
 BASE = 0x7F0000000000
@@ -36,7 +36,7 @@ def ram(at_mib, mib):
 
 def find_guest_ram(command, mappings):
     """Return idstr and mapping of each RAMBlock of guest RAM, those on the command line first."""
-    ram = match_guest_ram(said_memory(command, command[0]), mappings)
+    ram = match_guest_ram(configured_memory(command, command[0]), mappings)
     return ram.named + ram.unnamed
 
 
@@ -190,7 +190,7 @@ def test_the_executable_tells_and_not_what_a_process_calls_itself(command, execu
     ],
 )
 def test_sizes_are_read_as_qemu_reads_them(words, mib):
-    (memory,) = said_memory(["qemu", *words.split(), "-nodefaults"], "qemu-system-x86_64")
+    (memory,) = configured_memory(["qemu", *words.split(), "-nodefaults"], "qemu-system-x86_64")
     assert (memory.idstr, memory.length) == ("pc.ram", mib * MIB)
 
 
@@ -209,8 +209,10 @@ def test_sizes_are_read_as_qemu_reads_them(words, mib):
     ],
 )
 def test_video_ram_is_as_set_by_id_or_for_all_of_a_kind(words, mib):
-    said = said_memory(["qemu", *words.split(), "-nodefaults", "-m", "64"], "qemu-system-x86_64")
-    assert [memory.length // MIB for memory in said if memory.is_video] == mib
+    configured = configured_memory(
+        ["qemu", *words.split(), "-nodefaults", "-m", "64"], "qemu-system-x86_64"
+    )
+    assert [memory.length // MIB for memory in configured if memory.is_video] == mib
 
 
 @pytest.mark.parametrize(
@@ -337,9 +339,12 @@ def test_two_backends_of_one_file_are_two_blocks(rights):
 
 
 def test_what_command_line_and_mappings_do_not_agree_on_is_said():
-    said = said_memory(["qemu", "-m", "512", "-nodefaults"], "qemu-system-x86_64")
-    assert list(match_guest_ram(said, sorted(ram(0, 512), key=lambda m: m.start)).remarks()) == []
-    plugged = match_guest_ram(said, sorted(ram(0, 512) + ram(600, 64), key=lambda m: m.start))
+    configured = configured_memory(["qemu", "-m", "512", "-nodefaults"], "qemu-system-x86_64")
+    assert (
+        list(match_guest_ram(configured, sorted(ram(0, 512), key=lambda m: m.start)).remarks())
+        == []
+    )
+    plugged = match_guest_ram(configured, sorted(ram(0, 512) + ram(600, 64), key=lambda m: m.start))
     unexplained, sums = plugged.remarks()
     assert "not explained by QEMU's command line: ram@" in unexplained
     assert "(64 MiB)" in unexplained
