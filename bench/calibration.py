@@ -22,13 +22,14 @@ from pysampler.core import ComponentKind
 from pysampler.prediction.curve import Component, DirtyCurve
 from pysampler.prediction.ensemble import assemble, build_ensemble
 from pysampler.prediction.precopy_model import Precopy, migrate
+from pysampler.qemu.dirty_rate import PAGE_SIZE, SAMPLE_PAGES_MAX, SAMPLE_PAGES_MIN
+from pysampler.qemu.migration import PAGE_BYTES
 from pysampler.units import GIB
 from pysampler.vector.schedule import periods_ms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PAGE = 4096
 SECONDS = np.array([0.1, 0.3, 1.0, 3.0, 10.0])
 CLASSES = ((0, 0), (1, 2), (3, 6), (7, 15), (16, math.inf))
 MIGRATIONS = 2  # of each guest
@@ -62,8 +63,10 @@ def random_guest(rng: np.random.Generator) -> tuple[DirtyCurve, Measurement]:
     Of 64 MiB to 64 GiB, 128 to 16384 samples a GiB, and a hot set of which 0 to 20 samples are
     expected; each tenth guest has none, and every second a colder one too.
     """
-    total = round(log_uniform(rng, 64 << 20, 64 << 30)) // PAGE
-    sampled = max(8, int(total * PAGE / GIB * log_uniform(rng, 128, 16384)))
+    total = round(log_uniform(rng, 64 << 20, 64 << 30)) // PAGE_SIZE
+    sampled = max(
+        8, int(total * PAGE_SIZE / GIB * log_uniform(rng, SAMPLE_PAGES_MIN, SAMPLE_PAGES_MAX))
+    )
     zero = rng.uniform(0, 0.8) * total
     expected = 0.0 if rng.random() < 0.1 else rng.uniform(0, min(20.0, sampled / 10))
     components = [
@@ -79,7 +82,7 @@ def random_guest(rng: np.random.Generator) -> tuple[DirtyCurve, Measurement]:
     shares = np.diff(curve(np.array(periods) / 1000), prepend=0.0) / total
     draw = rng.multinomial(sampled, [*shares, 1 - shares.sum() - zero / total, zero / total])
     dirty = tuple(int(n) for n in np.cumsum(draw[:-2]))
-    return curve, Measurement(PAGE, periods, dirty, sampled, int(draw[-1]), total)
+    return curve, Measurement(PAGE_SIZE, periods, dirty, sampled, int(draw[-1]), total)
 
 
 def tried(rng: np.random.Generator, members: int) -> Result:
@@ -96,7 +99,7 @@ def tried(rng: np.random.Generator, members: int) -> Result:
         limit = log_uniform(rng, 30, 3000)
         # What decides is how many samples' worth of pages the link carries in the limit.
         pages = log_uniform(rng, 0.03, 30) * vector.n_total_pages / vector.n_sampled_pages
-        cell = (pages * (PAGE + 8) / limit * 1000, limit)
+        cell = (pages * PAGE_BYTES / limit * 1000, limit)
         for of, found in ((ensemble, predicted), (truth, converged)):
             found.append(float(np.mean(migrate(of, PRECOPY, [cell])["converged"] > 0)))
     return Result(

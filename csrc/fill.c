@@ -4,7 +4,7 @@
 #include "pysampler.h"
 #include "random.h"
 
-enum { PAGE = 4096, WORDS = PAGE / 8 };
+enum { PAGE = PS_GUEST_PAGE_SIZE, WORDS = PAGE / 8 };
 
 void ps_fill(void *base, uint64_t vfn, uint64_t n_pages, uint64_t seed, int text_pages,
              const void *text, uint64_t text_bytes)

@@ -405,6 +405,9 @@ void ps_log_wait(struct ps_dirty_log *log, uint32_t *kicks);
 
 /* ---- the emulated guest: vcpu.c, fill.c ---- */
 
+/* Bytes of a page of the guest, whatever backs its RAM: that of x86-64. */
+enum { PS_GUEST_PAGE_SIZE = 4096 };
+
 enum ps_pattern { /* which page is written next */
                   PS_PATTERN_IDLE,
                   PS_PATTERN_UNIFORM,
@@ -455,8 +458,9 @@ struct ps_pace {
 };
 
 /*
- * A vCPU under a throttle runs for PS_THROTTLE_RUN_NS, then sleeps for sleep_ns, and so on. That is
- * how QEMU throttles: a percentage p is sleep_ns = p / (100 - p) x 10 ms.
+ * A vCPU under a throttle runs for PS_THROTTLE_RUN_NS, then sleeps for sleep_ns, and so on. QEMU
+ * throttles so, with the same 10 ms (migration/cpu-throttle.c of QEMU 10.0.2). A percentage p is
+ * sleep_ns = p / (100 - p) x PS_THROTTLE_RUN_NS.
  */
 enum { PS_THROTTLE_RUN_NS = 10000000 };
 struct ps_throttle {

@@ -10,7 +10,7 @@
 #include "pysampler.h"
 #include "random.h"
 
-enum { PAGE = 4096, WORDS = PAGE / 8 };
+enum { PAGE = PS_GUEST_PAGE_SIZE, WORDS = PAGE / 8 };
 
 /* A target is the offset of 8 aligned bytes in the working set; this bit makes its write silent. */
 static const uint64_t SILENT = 1;

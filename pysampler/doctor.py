@@ -20,7 +20,7 @@ from pysampler.host.finding import Finding
 from pysampler.host.rights import SUDO, check_access, hidepid
 from pysampler.memory.reader import open_reader
 from pysampler.memory.source import find_blocks, process_fd_block
-from pysampler.sampling.observer import PAGE_SIZE
+from pysampler.qemu.dirty_rate import PAGE_SIZE
 from pysampler.tracking.probe import probe
 from pysampler.units import format_size
 

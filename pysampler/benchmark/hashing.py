@@ -13,11 +13,11 @@ import numpy as np
 
 from pysampler import core
 from pysampler.benchmark.harness import Timing, run_rounds
-from pysampler.benchmark.memory import PAGE_SIZE, Region
+from pysampler.benchmark.memory import Region
 from pysampler.core import Hash, Hasher, Simd
 from pysampler.errors import MissingFeatureError, SourceError, UsageError
 from pysampler.host import machine
-from pysampler.qemu.dirty_rate import SAMPLE_PAGES_MAX
+from pysampler.qemu.dirty_rate import PAGE_SIZE, SAMPLE_PAGES_MAX
 from pysampler.units import GIB, MIB, format_size
 from pysampler.vector.schedule import FIRST_PERIOD_MS
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pysampler.errors import MissingFeatureError
+from pysampler.qemu.dirty_rate import PAGE_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PAGE_SIZE = 4096
 _HUGE = 2 << 20
 
 

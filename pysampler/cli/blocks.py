@@ -17,8 +17,7 @@ from pysampler.memory.ramblock import FileMemory, ProcessMemory, RAMBlock
 from pysampler.memory.reader import open_reader
 from pysampler.memory.reader.opened import Opened
 from pysampler.printable import encodable, printable
-from pysampler.qemu.dirty_rate import MIN_USED_LENGTH
-from pysampler.sampling.observer import PAGE_SIZE
+from pysampler.qemu.dirty_rate import MIN_USED_LENGTH, PAGE_SIZE
 from pysampler.units import format_size
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from pysampler.core.dirty_log import (
     log_bytes,
 )
 from pysampler.core.guest import (
+    GUEST_PAGE_SIZE,
     THROTTLE_RUN_NS,
     Effect,
     KvState,
@@ -84,6 +85,7 @@ __all__ = [
     "CLEANUP_BEAT_S",
     "CLEANUP_LATE_S",
     "CLEANUP_LET_GO",
+    "GUEST_PAGE_SIZE",
     "HOST_PAGE_SIZE",
     "HUGETLBFS_MAGIC",
     "LOG_HOLD_S",

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from pysampler.core.dirty_log import DirtyLogFile
 
+# Bytes of a page of the emulated guest.
+GUEST_PAGE_SIZE: int = lib.PS_GUEST_PAGE_SIZE
+
 # How long a throttled vCPU runs between two sleeps.
 THROTTLE_RUN_NS: int = lib.PS_THROTTLE_RUN_NS
 
@@ -173,7 +176,7 @@ class Vcpu:
         lib.ps_vcpu_run(self._struct, origin_ns, until_ns)
 
     def throttle(self, sleep_ns: int) -> None:
-        """Sleep for ``sleep_ns`` after each `Throttle.RUN_NS`; 0 ends that. At once, if it runs."""
+        """Sleep for ``sleep_ns`` after each `THROTTLE_RUN_NS`; 0 ends that. At once, if it runs."""
         lib.ps_vcpu_throttle(self._struct, sleep_ns)
 
     @property
@@ -204,6 +207,7 @@ def fill(
         text: what stretches of text are cut from, at least 8192 bytes.
     """
     buffer = ffi.from_buffer(memory, require_writable=True)
-    if len(text) < 8192 or (first_page + n_pages) * 4096 > len(buffer):
+    if len(text) < 8192 or (first_page + n_pages) * GUEST_PAGE_SIZE > len(buffer):
         raise ValueError("too short a text, or pages past the end of the memory")
-    lib.ps_fill(buffer + first_page * 4096, first_page, n_pages, seed, text_pages, text, len(text))
+    start = buffer + first_page * GUEST_PAGE_SIZE
+    lib.ps_fill(start, first_page, n_pages, seed, text_pages, text, len(text))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PAGE_SIZE = 4096
+PAGE_SIZE = core.GUEST_PAGE_SIZE
 HUGE_PAGE_SIZE = 2 * MIB
 MAX_LENGTH = 1 << 62  # no file can be longer
 MAIN_IDSTR = "pc.ram"

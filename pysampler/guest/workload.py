@@ -32,7 +32,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from pysampler.core import Effect, Pattern
+from pysampler.core import GUEST_PAGE_SIZE, Effect, Pattern
 from pysampler.errors import UsageError
 from pysampler.guest.kv import KvOptions, parse_sizes
 from pysampler.units import parse_duration_ms, parse_size
@@ -139,7 +139,7 @@ def _wps(text: str, what: str) -> int:
 
 def _ws(text: str, what: str) -> int:
     ws = parse_size(text, what)
-    if not ws or ws % 4096:
+    if not ws or ws % GUEST_PAGE_SIZE:
         raise UsageError(f"{what}: {text} is no whole number of pages of 4 KiB")
     return ws
 

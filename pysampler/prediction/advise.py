@@ -24,11 +24,11 @@ from pysampler.prediction.precopy_model import LIMITS, MULTIFD_CHANNELS, Precopy
 from pysampler.prediction.prediction import MEMBERS, check_measurement, checked_draw
 from pysampler.prediction.unreadable import unreadable_samples
 from pysampler.prediction.unseen import share_with_missed
+from pysampler.qemu.dirty_rate import PAGE_SIZE
 from pysampler.qemu.migration import (
     DIRTY_LIMIT_PERIOD_MS,
     MOST_DOWNTIME_MS,
     PAGE_HEADER_BYTES,
-    PAGE_SIZE,
     default_of,
 )
 from pysampler.units import MIB, format_duration, format_rate, format_size

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The limits of QEMU's calc-dirty-rate, as of QEMU 10.0.2.
+"""The limits of QEMU's calc-dirty-rate, as of QEMU 10.0.2, and the pages that it counts.
 
-Sources: qapi/migration.json (calc-dirty-rate) and migration/dirtyrate.h of QEMU.
+Sources: qapi/migration.json (calc-dirty-rate), migration/dirtyrate.h and
+target/i386/cpu-param.h of QEMU.
 """
 
 from __future__ import annotations
+
+# Bytes of a page: TARGET_PAGE_SIZE of x86-64. QEMU and the vector count pages of this size.
+PAGE_SIZE = 4096
 
 # Samples per GiB: the argument sample-pages.
 SAMPLE_PAGES_MIN = 128

@@ -13,6 +13,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pysampler.qemu.dirty_rate import PAGE_SIZE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
@@ -259,7 +261,9 @@ def capability_error(enabled: AbstractSet[str]) -> str | None:
 # ---- the loop of pre-copy ----
 
 WINDOW_MS = 100  # the rate is limited and measured over this time (migration/migration.c)
-WINDOWS_PER_S = 10  # so a window's budget is max-bandwidth / 10 (migration/migration-stats.c)
+WINDOWS_PER_S = (
+    1000 // WINDOW_MS
+)  # so a window's budget is max-bandwidth / 10 (migration/migration-stats.c)
 ITERATION_MS = 50  # the longest that one iteration sends pages (migration/ram.c)
 ITERATION_CHECK_PAGES = 64  # pages between two looks at that time (migration/ram.c)
 ITERATION_BYTES = 5 + 8 + 5  # section header, end mark, footer (migration/savevm.c)
@@ -267,7 +271,6 @@ STATISTICS_MS = 1000  # the least time between two accounts of dirty pages (migr
 
 # ---- pages on the wire (migration/ram.c) ----
 
-PAGE_SIZE = 4096
 PAGE_HEADER_BYTES = 8
 PAGE_BYTES = PAGE_SIZE + PAGE_HEADER_BYTES
 ZERO_PAGE_BYTES = PAGE_HEADER_BYTES + 1
@@ -280,8 +283,8 @@ MULTIFD_PACKET_HEADER_BYTES = 320 + 8 * MULTIFD_PACKET_PAGES
 MULTIFD_ZERO_PAGE_BYTES = 8
 
 # ---- auto-converge (migration/ram.c, migration/cpu-throttle.c) ----
+# A vCPU runs for PS_THROTTLE_RUN_NS of csrc/pysampler.h between two sleeps.
 
-THROTTLE_SLICE_MS = 10  # a vCPU runs for this time between two sleeps
 THROTTLE_SYNC_MS = 5000  # a sync comes after this time at the latest
 THROTTLE_CHECKS = 2  # checks that find too little progress before each step
 

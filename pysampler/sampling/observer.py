@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from pysampler.sampling.passes import PassCount
     from pysampler.vector.measurement import Mode
 
-PAGE_SIZE = 4096
 THREADS_MAX = 256
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pysampler.core import Hasher
 from pysampler.errors import SourceError, UsageError
-from pysampler.qemu.dirty_rate import MIN_USED_LENGTH, SAMPLE_PAGES_MAX
-from pysampler.sampling.observer import PAGE_SIZE, check_threads
+from pysampler.qemu.dirty_rate import MIN_USED_LENGTH, PAGE_SIZE, SAMPLE_PAGES_MAX
+from pysampler.sampling.observer import check_threads
 from pysampler.sampling.passes import Passes
 from pysampler.sampling.plan import Profile, draw_plan
 from pysampler.units import GIB

@@ -12,6 +12,7 @@ from pysampler.core import Hash
 from pysampler.errors import UsageError
 from pysampler.qemu.dirty_rate import (
     MIN_USED_LENGTH,
+    PAGE_SIZE,
     SAMPLE_PAGES_DEFAULT,
     SAMPLE_PAGES_MAX,
     SAMPLE_PAGES_MIN,
@@ -90,7 +91,7 @@ def draw_plan(
     profile: Profile,
     sample_pages: int,
     seed: int,
-    page_size: int = 4096,
+    page_size: int = PAGE_SIZE,
 ) -> SamplePlan:
     """Draw the pages to sample from blocks of the given lengths.
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from pysampler.clock import MonotonicClock
 from pysampler.errors import FaultError, PysamplerError, SourceError, UsageError
-from pysampler.qemu.dirty_rate import CALC_TIME_MIN_MS
-from pysampler.sampling.observer import PAGE_SIZE
+from pysampler.qemu.dirty_rate import CALC_TIME_MIN_MS, PAGE_SIZE
 from pysampler.units import MIB
 from pysampler.vector.interrupted import MeasurementInterruptedError
 from pysampler.vector.measurement import FORMAT_VERSION, Measurement, Status

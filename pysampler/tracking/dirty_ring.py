@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pysampler import core
-from pysampler.core import MAX_WAITING, RingRequest, RingSet, UffdKind
+from pysampler.core import LOG_RING, MAX_WAITING, RingRequest, RingSet, UffdKind
 from pysampler.errors import FaultError, SourceError, UsageError
 from pysampler.host.rights import process_error
 from pysampler.sampling.passes import PassCount
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
     from pysampler.memory.ramblock import RAMBlock
 
-CAPACITY = 4096  # entries, a usual dirty-ring-size of QEMU
-CAPACITY_MAX = 65536  # KVM's
+CAPACITY_MAX = 65536  # entries, as in KVM (KVM_DIRTY_RING_MAX_ENTRIES of linux/kvm_host.h)
 
 # QEMU names the threads of its vCPUs "CPU 0/KVM" or "CPU 0/TCG". It has less than 10,000; any
 # process may name its threads so, and each number up to the largest takes memory of ours.
@@ -111,7 +110,7 @@ class DirtyRing:
         *,
         pid: int | None = None,
         threads: int = 1,
-        capacity: int = CAPACITY,
+        capacity: int = LOG_RING,
         harvest_full: bool = True,
     ) -> None:
         if not 1 <= capacity <= CAPACITY_MAX:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pysampler.core import Hash, Hasher
 from pysampler.errors import SourceError
-from pysampler.qemu.dirty_rate import MIN_USED_LENGTH
+from pysampler.qemu.dirty_rate import MIN_USED_LENGTH, PAGE_SIZE
 from pysampler.sampling.passes import PassCount, Passes
-from pysampler.tracking.pages import PAGE_SIZE, block_details, plan_of_all_pages
+from pysampler.tracking.pages import block_details, plan_of_all_pages
 from pysampler.tracking.room import BYTES_PER_PAGE_COMPARED, check_room
 from pysampler.vector.measurement import Mode
 

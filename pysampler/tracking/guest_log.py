@@ -33,7 +33,7 @@ LOG_NAME = "pysampler-dirty-log"
 MOST_VCPUS = 255
 MOST_BLOCKS = 4096
 
-PAGE_SIZE = 4096
+PAGE_SIZE = core.GUEST_PAGE_SIZE
 _LINK = f"/memfd:{LOG_NAME} (deleted)"
 # The guest itself takes the lock for a moment, to see whether its reader has gone.
 _LOCK_S = 0.1

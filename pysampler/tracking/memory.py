@@ -14,7 +14,7 @@ from pysampler.errors import FaultError, SourceError
 from pysampler.host.maps import Mapping, is_mapped, read_maps
 from pysampler.host.rights import check_proc, process_error
 from pysampler.memory.ramblock import BufferMemory, FileMemory, RAMBlock
-from pysampler.qemu.dirty_rate import MIN_USED_LENGTH
+from pysampler.qemu.dirty_rate import MIN_USED_LENGTH, PAGE_SIZE
 from pysampler.tracking.pages import block_details
 from pysampler.tracking.room import BYTES_PER_PAGE_TRACKED, check_room
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# A vector counts pages of 4096 bytes; the kernel tracks those of the host.
-PAGES_PER_BIT = HOST_PAGE_SIZE // 4096
+# A vector counts pages of PAGE_SIZE; the kernel tracks those of the host.
+PAGES_PER_BIT = HOST_PAGE_SIZE // PAGE_SIZE
 
 
 class UntrackableError(SourceError):
@@ -58,7 +58,7 @@ class TrackedMemory:
         if not self.blocks:
             raise SourceError("there is no RAMBlock of at least 128 KiB to track")
         self._pid = pid
-        self.n_total_pages = sum(block.used_length // 4096 for block in self.blocks)
+        self.n_total_pages = sum(block.used_length // PAGE_SIZE for block in self.blocks)
         check_room(self.n_total_pages * BYTES_PER_PAGE_TRACKED + extra, self.n_total_pages)
         check_proc()
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pysampler.core import Hash, Hasher
+from pysampler.qemu.dirty_rate import PAGE_SIZE
 from pysampler.sampling.passes import PassCount, Passes
 from pysampler.sampling.plan import SamplePlan
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pysampler.memory.ramblock import RAMBlock
-
-PAGE_SIZE = 4096
 
 
 def plan_of_all_pages(blocks: Sequence[RAMBlock]) -> SamplePlan:

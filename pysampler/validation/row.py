@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pysampler.errors import FormatError
+from pysampler.qemu.dirty_rate import PAGE_SIZE
 from pysampler.validation.theory import dirty_rate
 from pysampler.validation.workload import WORKLOADS
 
-PAGE_SIZE = 4096
 DIRTY_BITMAP = "dirty-bitmap"
 
 # Bounds of what is read: no guest has so many bytes or writes.

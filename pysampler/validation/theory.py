@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from pysampler.errors import UsageError
+from pysampler.qemu.dirty_rate import PAGE_SIZE
 from pysampler.units import MIB
 
 if TYPE_CHECKING:
@@ -257,6 +258,6 @@ def strata_variance(pages: Pages, writes: float, n_sampled: int) -> float:
     return max(0.0, poisson - float(pages.sizes @ (load * untouched)) ** 2 / writes)
 
 
-def dirty_rate(distinct_pages: float, seconds: float, page_size: int = 4096) -> float:
+def dirty_rate(distinct_pages: float, seconds: float, page_size: int = PAGE_SIZE) -> float:
     """Return the dirty rate in MiB/s of pages that were dirtied in ``seconds``."""
     return distinct_pages * page_size / MIB / seconds

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pysampler.guest.process import GuestProcess
+from pysampler.guest.ram import PAGE_SIZE
 from pysampler.memory.source import find_blocks
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class WatchedGuest(GuestProcess):
         super().__init__(*words)
         try:
             main = self.ready["blocks"][0]
-            self._stamps = self.shared(self.ready["truth"]["fd"])[: main["length"] // 4096]
+            self._stamps = self.shared(self.ready["truth"]["fd"])[: main["length"] // PAGE_SIZE]
             self.block: RAMBlock = next(
                 block for block in find_blocks(self.pid) if block.idstr == main["idstr"]
             )
@@ -49,4 +50,4 @@ class WatchedGuest(GuestProcess):
 
 def memory_needed(size: int) -> int:
     """Return the bytes that a guest of this size takes, its truth and tracking included."""
-    return size + size // 4096 * 8 + size // 256 + (256 << 20)
+    return size + size // PAGE_SIZE * 8 + size // 256 + (256 << 20)

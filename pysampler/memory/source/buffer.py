@@ -12,6 +12,7 @@ from pysampler.errors import SourceError, UsageError
 from pysampler.host.maps import read_maps
 from pysampler.memory.ramblock import BufferMemory, FileMemory, RAMBlock
 from pysampler.memory.source.process import mapped_block
+from pysampler.qemu.dirty_rate import PAGE_SIZE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -30,7 +31,7 @@ def buffer_block(buffer: Buffer, idstr: str = "buffer") -> RAMBlock:
         view = memoryview(buffer).cast("B")
     except (TypeError, ValueError, BufferError) as error:  # ValueError: datetime64, say
         raise UsageError(f"cannot sample {type(buffer).__name__}: {error}") from error
-    used_length = len(view) // 4096 * 4096
+    used_length = len(view) // PAGE_SIZE * PAGE_SIZE
     if used_length == 0:
         raise SourceError(f"the buffer has {len(view)} bytes, less than a page")
     address, anonymous = core.address_of(view), False

@@ -11,6 +11,7 @@ from pysampler.errors import AccessError, SourceError, UsageError
 from pysampler.host.rights import file_cure, process_error
 from pysampler.memory.ramblock import FileMemory, ProcessMemory, RAMBlock
 from pysampler.printable import printable
+from pysampler.qemu.dirty_rate import PAGE_SIZE
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -84,7 +85,7 @@ def file_memory_block(
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from error
     if used_length is None:
-        used_length = (status.st_size - offset) // 4096 * 4096
+        used_length = (status.st_size - offset) // PAGE_SIZE * PAGE_SIZE
     if status.st_size == 0:
         raise SourceError(f"{path}: is empty")
     if used_length <= 0:

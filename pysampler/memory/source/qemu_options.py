@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from pysampler.qemu.dirty_rate import PAGE_SIZE
 from pysampler.units import MIB
 
 if TYPE_CHECKING:
@@ -71,7 +72,6 @@ _VIDEO_RAM = {
 _SIZE = re.compile(r"(\d{1,20})(\.\d{1,20})?([bkmgtpe]?)", re.ASCII | re.IGNORECASE)
 _HEXADECIMAL = re.compile(r"0[xX]([0-9a-fA-F]{1,16})", re.ASCII)
 _SIZE_MAX = 1 << 63
-_PAGE_SIZE = 4096
 _M_ALIGNMENT = 8192  # -m is rounded up to this
 
 
@@ -146,7 +146,7 @@ def _backend(text: dict[str, str]) -> Iterator[ConfiguredMemory]:
         share = text.get("share", "").lower()
         yield ConfiguredMemory(
             text["id"],
-            _round_up(_size(text.get("size", ""), 1), _PAGE_SIZE),
+            _round_up(_size(text.get("size", ""), 1), PAGE_SIZE),
             kind,
             shared=share in {"on", "yes", "true", "y"} or (not share and kind in {"memfd", "shm"}),
             path=text.get("mem-path", ""),
