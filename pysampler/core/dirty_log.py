@@ -174,6 +174,17 @@ class DirtyLogFile:
         check(lib.ps_log_take(words, n, u64(taken, "taken", writable=True)), "membarrier")
         return taken
 
+    def take_all(self) -> list[NDArray[np.uint64]]:
+        """Get and reset the bits of all blocks, as `take` does, at one go.
+
+        Raises:
+            OSError: there are no barriers here (membarrier).
+        """
+        taken = np.empty(len(self._bits), dtype=np.uint64)
+        words = u64(self._bits, "bits", writable=True)
+        check(lib.ps_log_take(words, len(taken), u64(taken, "taken", writable=True)), "membarrier")
+        return [taken[b.first_word : b.first_word + b.n_words] for b in self.blocks]
+
     def reset(self) -> None:
         """Clear the bits of all blocks.
 

@@ -16,6 +16,7 @@ from pysampler.errors import MissingFeatureError, PysamplerError, StateError, Us
 from pysampler.guest.dirty_log import DirtyLog
 from pysampler.guest.ram import SharedArray, named
 from pysampler.guest.run_state import RunState, check_cont, check_transition
+from pysampler.guest.shared_log import SharedLog
 from pysampler.guest.vcpu import VcpuThread, work
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Guest:
         phases: what its vCPUs do when.
         seed: what their sequences of pages are computed from.
         log: what the vCPUs have written, for `pysampler.tracking.guest_log` to read.
+        shared_log: the same log, as this process itself reads it.
         counters: shared memory, 64 bytes per vCPU, of which the first 8 are its writes so far.
         shutdown_requested: set when it is to end; whoever owns it waits for that and closes it.
     """
@@ -109,6 +111,7 @@ class Guest:
         self._history: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=64)
         self.counters = SharedArray("pysampler-vcpus", n_vcpus * SLOT_BYTES // 8)
         self.log = DirtyLog(ram.blocks, n_vcpus, logging_cost_ns)
+        self.shared_log = SharedLog(self.log)
         slots = self.counters.array.reshape(n_vcpus, SLOT_BYTES // 8)
         self._threads = tuple(
             VcpuThread(i, ram, seed, slots[i], self._next_stretch, self._vcpu_failed, self.log.file)

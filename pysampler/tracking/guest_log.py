@@ -73,7 +73,7 @@ class GuestLog:
         self._parts = parts
         self._mapping = mapping
         try:
-            _lock(fd, pid)
+            lock_log(fd, pid)
         except BaseException:
             os.close(fd)
             raise
@@ -179,7 +179,12 @@ def _part_of(block: RAMBlock, file: DirtyLogFile) -> tuple[int, int, int]:
     raise NoLogError
 
 
-def _lock(fd: int, pid: int) -> None:
+def lock_log(fd: int, pid: int) -> None:
+    """Become the one reader of the log that is open as ``fd``, until that is closed or unlocked.
+
+    Raises:
+        SourceError: somebody else reads it.
+    """
     deadline = time.monotonic() + _LOCK_S
     while not _try_lock(fd):
         if time.monotonic() > deadline:
