@@ -90,12 +90,7 @@ static void write_batch(struct ps_vcpu *vcpu, uint64_t n)
     const bool fence = log->fence;
     uint64_t targets[BATCH];
 
-    for (uint64_t i = 0; i < n; i++) {
-        targets[i] = next_target(vcpu);
-        __builtin_prefetch((char *)vcpu->base + targets[i], 1);
-        if (vcpu->stamps)
-            __builtin_prefetch(vcpu->stamps + targets[i] / PAGE, 1);
-    }
+    next_targets(vcpu, n, targets);
     uint64_t count = *vcpu->writes;
     for (uint64_t i = 0; i < n; i++)
         write_target(vcpu, log, fence, targets[i], ++count);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The page that an emulated vCPU writes next, pattern by pattern: a function of its seed and state.
- */
+/* The pages that an emulated vCPU writes next, pattern by pattern: a function of its seed and
+ * state. */
 #ifndef PYSAMPLER_VCPU_PATTERN_H
 #define PYSAMPLER_VCPU_PATTERN_H
 
@@ -82,7 +82,7 @@ static inline uint64_t scatter(const struct ps_vcpu *vcpu, uint64_t rank)
     return (rank - 1) * vcpu->stride % vcpu->n_ranks;
 }
 
-/* ---- patterns: the next target ---- */
+/* ---- patterns: the next targets ---- */
 
 static inline uint64_t next_zipf(struct ps_vcpu *vcpu)
 {
@@ -150,21 +150,52 @@ static inline uint64_t next_kv(struct ps_vcpu *vcpu)
     return kv->item_at[key] | SILENT;
 }
 
-static inline uint64_t next_target(struct ps_vcpu *vcpu)
+static inline uint64_t next_hotcold(struct ps_vcpu *vcpu)
+{
+    if (draw(vcpu) < vcpu->hits || vcpu->hot_pages == vcpu->n_pages)
+        return draw_page(vcpu, 0, vcpu->hot_pages);
+    return draw_page(vcpu, vcpu->hot_pages, vcpu->n_pages - vcpu->hot_pages);
+}
+
+static inline uint64_t next_sweep(struct ps_vcpu *vcpu)
+{
+    return draw_page(vcpu, vcpu->position++ % vcpu->n_pages, 1);
+}
+
+/* Have the memory of a target fetched that is written soon. */
+static inline uint64_t fetch(const struct ps_vcpu *vcpu, uint64_t target)
+{
+    __builtin_prefetch((char *)vcpu->base + target, 1);
+    if (vcpu->stamps)
+        __builtin_prefetch(vcpu->stamps + target / PAGE, 1);
+    return target;
+}
+
+/* Find the next n targets and have their memory fetched. Each pattern has a loop of its own: with
+ * one loop and the choice in it, the compiler calls a function for each target, and a vCPU that
+ * writes flat out does a fifth less. */
+static inline void next_targets(struct ps_vcpu *vcpu, uint64_t n, uint64_t *targets_ret)
 {
     switch (vcpu->pattern) {
     case PS_PATTERN_HOTCOLD:
-        if (draw(vcpu) < vcpu->hits || vcpu->hot_pages == vcpu->n_pages)
-            return draw_page(vcpu, 0, vcpu->hot_pages);
-        return draw_page(vcpu, vcpu->hot_pages, vcpu->n_pages - vcpu->hot_pages);
+        for (uint64_t i = 0; i < n; i++)
+            targets_ret[i] = fetch(vcpu, next_hotcold(vcpu));
+        break;
     case PS_PATTERN_ZIPF:
-        return next_zipf(vcpu);
+        for (uint64_t i = 0; i < n; i++)
+            targets_ret[i] = fetch(vcpu, next_zipf(vcpu));
+        break;
     case PS_PATTERN_SWEEP:
-        return draw_page(vcpu, vcpu->position++ % vcpu->n_pages, 1);
+        for (uint64_t i = 0; i < n; i++)
+            targets_ret[i] = fetch(vcpu, next_sweep(vcpu));
+        break;
     case PS_PATTERN_KV:
-        return next_kv(vcpu);
+        for (uint64_t i = 0; i < n; i++)
+            targets_ret[i] = fetch(vcpu, next_kv(vcpu));
+        break;
     default:
-        return draw_page(vcpu, 0, vcpu->n_pages);
+        for (uint64_t i = 0; i < n; i++)
+            targets_ret[i] = fetch(vcpu, draw_page(vcpu, 0, vcpu->n_pages));
     }
 }
 
