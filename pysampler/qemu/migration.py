@@ -141,11 +141,12 @@ def default_of(name: str) -> int:
     return int(PARAMETERS[name].default)
 
 
-def range_error(settings: Mapping[str, Value]) -> str | None:
+def range_error(settings: Mapping[str, Value | float]) -> str | None:
     """Return QEMU's text for the first parameter that is out of its bounds, None if none is.
 
     Args:
-        settings: name -> value of all parameters, old and new together, each of its type.
+        settings: name -> value of all parameters, old and new together, each of its type. Others
+            may be among them.
     """
     for parameter in PARAMETERS.values():
         if parameter.range_error and _out_of_range(parameter, settings):
@@ -153,7 +154,7 @@ def range_error(settings: Mapping[str, Value]) -> str | None:
     return None
 
 
-def _out_of_range(parameter: Parameter, settings: Mapping[str, Value]) -> bool:
+def _out_of_range(parameter: Parameter, settings: Mapping[str, Value | float]) -> bool:
     # QMP takes a negative number for an unsigned one of 64 bits: -1 is 2^64 - 1.
     value = int(settings[parameter.name]) % (1 << 64)
     least = parameter.least

@@ -4,23 +4,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pysampler.qmp.dirty_rate_state import DirtyRate
-    from pysampler.qmp.interface import ServedGuest
+    from pysampler.qmp.interface import Emit, ServedGuest
     from pysampler.qmp.schema import Member
 
 Arguments = dict[str, Any]  # checked
-
-
-class Emit(Protocol):
-    """Sends an event to every client."""
-
-    def __call__(self, name: str, data: dict[str, Any] | None = None, /) -> None:
-        """Send it; called from any thread."""
 
 
 @dataclass(frozen=True, slots=True)
