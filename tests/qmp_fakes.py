@@ -1,8 +1,10 @@
 """A guest without memory, and a measurement without time."""
 
+import select
 import socket
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from pysampler import Measurement, Mode, Status
@@ -146,6 +148,12 @@ class Client:
         assert self.ask(request) == '{"return": {}}'
         return self
 
+    def is_dropped(self, timeout_s=0.0):
+        """Return whether the server has closed the connection; nothing is read."""
+        polled = select.poll()
+        polled.register(self.socket, 0)  # POLLHUP is always reported
+        return bool(polled.poll(timeout_s * 1000))
+
     def close(self):
         self.file.close()
         self.socket.close()
@@ -155,6 +163,18 @@ class Client:
 
     def __exit__(self, *_):
         self.close()
+
+
+def is_admitted(address, timeout_s=0.0):
+    """Return whether a server takes one more client, before or after so long."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with Client(address) as late, suppress(ConnectionResetError):
+            if late.line():
+                return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)
 
 
 @contextmanager

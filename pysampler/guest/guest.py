@@ -31,11 +31,12 @@ SLOT_BYTES = 64  # a cache line: vCPUs do not disturb each other
 # How long `stop` waits for a vCPU that is held in a write. It is longer than a guest takes to let
 # itself go after its tracker has died; see `guest.held`.
 STOP_LIMIT_S = 10.0
+# How long `close` waits for a vCPU that a tracker holds in a write.
+CLOSE_LIMIT_S = 1.0
 
 MAX_THROTTLE = 99.9  # percent: it sleeps for 10 s then, after each 10 ms
 
 _RATE_WINDOW_NS = 1_000_000_000
-_HELD_S = 1  # how long a tracker may hold a vCPU in a write when the guest ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +341,10 @@ class Guest:
                 ) from error
 
     def close(self) -> None:
-        """End the vCPUs and give the memory back; a `stop` that still waits ends, too."""
+        """End the vCPUs and give the memory back; a `stop` that still waits ends, too.
+
+        Memory is kept until the process ends if a vCPU is held in a write for `CLOSE_LIMIT_S`.
+        """
         with self._changed:
             if self._closing:
                 return
@@ -348,7 +352,7 @@ class Guest:
             if self._state is not RunState.SHUTDOWN:
                 self._enter(RunState.SHUTDOWN)
             self._changed.notify_all()
-        deadline = time.monotonic() + _HELD_S
+        deadline = time.monotonic() + CLOSE_LIMIT_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         if any(thread.is_alive() for thread in self._threads):

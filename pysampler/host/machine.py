@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 _CGROUPS = "/sys/fs/cgroup"
 
 
-def _read(path: str) -> str:
+def text_of(path: str) -> str:
+    """Return the text of a file of /proc or /sys; empty where it cannot be read.
+
+    Raises:
+        OSError: this process has no descriptor left (EMFILE).
+    """
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -32,7 +37,7 @@ def _read(path: str) -> str:
 def cpu_model() -> str:
     """Return the CPU's name."""
     match = re.search(
-        r"^(?:model name|Processor|CPU part)\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE
+        r"^(?:model name|Processor|CPU part)\s*:\s*(.+)$", text_of("/proc/cpuinfo"), re.MULTILINE
     )
     return match.group(1).strip() if match else platform.machine()
 
@@ -41,7 +46,7 @@ def last_level_cache_bytes() -> int:
     """Return the size of the largest cache of CPU 0; 0 when the kernel does not say."""
     sizes = [0]
     for index in range(8):
-        text = _read(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size").strip()
+        text = text_of(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size").strip()
         if text.endswith("K"):
             sizes.append(int(text[:-1]) << 10)
         elif text.endswith("M"):
@@ -51,14 +56,14 @@ def last_level_cache_bytes() -> int:
 
 def available_bytes() -> int:
     """Return the bytes of memory available without swapping, within the limits of our cgroups."""
-    match = re.search(r"^MemAvailable:\s*(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
+    match = re.search(r"^MemAvailable:\s*(\d+) kB$", text_of("/proc/meminfo"), re.MULTILINE)
     available = int(match.group(1)) << 10 if match else 0
     return max(0, min([available, *_left_in_cgroups()]))
 
 
 def _left_in_cgroups() -> Iterator[int]:
     """Yield the bytes left in each cgroup that limits this process, of version 1 or 2."""
-    for line in _read("/proc/self/cgroup").splitlines():
+    for line in text_of("/proc/self/cgroup").splitlines():
         _, controllers, folder = line.split(":", 2)
         if not controllers:
             root, most, now, idle = _CGROUPS, "memory.max", "memory.current", "inactive_file"
@@ -69,9 +74,9 @@ def _left_in_cgroups() -> Iterator[int]:
         else:
             continue
         while True:  # each group is limited by those above it; a container may see but the top
-            limit, used = _read(f"{root}{folder}/{most}"), _read(f"{root}{folder}/{now}")
+            limit, used = text_of(f"{root}{folder}/{most}"), text_of(f"{root}{folder}/{now}")
             if limit.strip().isdigit() and used.strip().isdigit():
-                stat = _read(f"{root}{folder}/memory.stat")
+                stat = text_of(f"{root}{folder}/memory.stat")
                 cached = re.search(rf"^{idle} (\d+)$", stat, re.MULTILINE)
                 yield int(limit) - int(used) + (int(cached[1]) if cached else 0)
             if not folder.strip("/"):
@@ -81,7 +86,7 @@ def _left_in_cgroups() -> Iterator[int]:
 
 def facts() -> dict[str, Any]:
     """Return the facts about the machine that belong to a figure, as JSON values only."""
-    governor = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
+    governor = text_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
     try:
         zlib = core.zlib_version()
     except MissingFeatureError:
@@ -89,7 +94,7 @@ def facts() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "cpus": len(os.sched_getaffinity(0)),
-        "virtual": "hypervisor" in _read("/proc/cpuinfo"),
+        "virtual": "hypervisor" in text_of("/proc/cpuinfo"),
         "governor": governor or None,
         "last-level-cache": last_level_cache_bytes(),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

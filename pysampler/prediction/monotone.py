@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from pysampler.prediction.ensemble import Ensemble
 
-_RECORDS_AT_ONCE = 2_000_000  # 48 bytes each
+# How many outcomes, of 48 bytes each, `migrate_table` has in memory at once. More members than that
+# makes are migrated in parts.
+RECORDS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def migrate_table(
         DOWNTIME_AXIS.bisection(math.inf if limit is None else limit) for limit in limits
     ]
     n_rows = len({step.place for bisection in bisections for step in bisection.steps})
-    at_once = max(1, _RECORDS_AT_ONCE // (n_rows * len(limits)))
+    at_once = max(1, RECORDS_AT_ONCE // (n_rows * len(limits)))
     parts = [
         _migrate_some(ensemble.part(first, first + at_once), precopy, bisections, limit_bisections)
         for first in range(0, len(ensemble.guests), at_once)

@@ -20,8 +20,8 @@ SILENCE_S = 2  # after so long without a sign of life of the tracker the guest i
 READY = b"r"
 STOPPED = b"s"  # the guest has been let go, for the tracker was silent
 
-_START_S = 30  # how long it may take to start
-_END_S = 5  # how long it may take to end; what it would give back, the tracker has given back
+START_S = 30  # how long it may take to start
+END_S = 5  # how long it may take to end; what it would give back, the tracker has given back
 
 
 class Cleanup:
@@ -29,6 +29,9 @@ class Cleanup:
 
     When this process ends, the kernel does not unregister the memory, because the target still has
     the borrowed userfaultfd open. A write that waits for an answer would then wait for ever.
+
+    Attributes:
+        process: the process; it has a return code after `close`.
 
     Args:
         fd: the userfaultfd.
@@ -42,19 +45,19 @@ class Cleanup:
         self._socket, other = socket.socketpair()
         try:
             with other:
-                self._process = _start(fd, other)
+                self.process = _start(fd, other)
         except (OSError, ValueError) as error:
             self._socket.close()
             raise SourceError(f"{_CANNOT_START}: {error}") from error
         try:
-            self._socket.settimeout(_START_S)
+            self._socket.settimeout(START_S)
             self._socket.sendall(json.dumps(ranges).encode("ascii") + b"\n")
             ready = self._socket.recv(1) == READY
         except OSError:
             ready = False
         if not ready:
             self.close()
-            raise SourceError(f"{_CANNOT_START}: it ended, or did nothing for {_START_S} s")
+            raise SourceError(f"{_CANNOT_START}: it ended, or did nothing for {START_S} s")
 
     @property
     def fd(self) -> int:
@@ -78,10 +81,10 @@ class Cleanup:
         """End it."""
         self._socket.close()
         try:
-            self._process.wait(_END_S)
+            self.process.wait(END_S)
         except subprocess.TimeoutExpired:  # stopped, say
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
 
 
 _CANNOT_START = "the cleanup process, without which nothing is tracked, cannot be started"

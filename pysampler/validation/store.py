@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pysampler.validation.row import Row
     from pysampler.validation.stored_runs import Run
 
-_PATIENCE_S = 5.0  # how long another process may have the file for itself
+PATIENCE_S = 5.0  # how long another process may have the file for itself
 # What SQLite and JSON say to a file that somebody else wrote.
 _MALFORMED = (sqlite3.Error, FormatError, ValueError, TypeError, OverflowError, RecursionError)
 
@@ -59,7 +59,7 @@ class Store:
             self._connection = sqlite3.connect(
                 f"file:/proc/self/fd/{folder}/{quote(name)}?mode={'rw' if change else 'ro'}",
                 uri=True,
-                timeout=_PATIENCE_S,
+                timeout=PATIENCE_S,
                 isolation_level=None,  # transactions are begun and ended here
             )
             stack.callback(self._connection.close)

@@ -352,7 +352,7 @@ STORES = {
 
 @pytest.mark.parametrize("kind", STORES)
 def test_a_store_that_does_not_work_takes_no_row(invented, capsys, monkeypatch, kind):
-    monkeypatch.setattr(store_module, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(store_module, "PATIENCE_S", 0.01)
     path = Path(invented[2])
     with closing(Store(str(path))):
         pass

@@ -206,7 +206,7 @@ def test_stops_wait_beside_each_other(held, monkeypatch):
 def test_close_ends_a_stop_that_waits(held, monkeypatch):
     guest, let_go = held
     monkeypatch.setattr(guest_module, "STOP_LIMIT_S", 60)
-    monkeypatch.setattr(guest_module, "_HELD_S", 0.1)
+    monkeypatch.setattr(guest_module, "CLOSE_LIMIT_S", 0.1)
     thread = threading.Thread(target=guest.stop)
     thread.start()
     while guest.running:

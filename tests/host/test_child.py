@@ -124,7 +124,7 @@ def test_the_cleanup_process_of_exact_tracking_is_ours():
         cleanup.close()
     finally:
         os.close(fd)
-    assert cleanup._process.returncode == 0
+    assert cleanup.process.returncode == 0
 
 
 @pytest.mark.usefixtures("trap")

@@ -199,24 +199,43 @@ def test_a_process_that_has_ended_is_no_question_of_rights():
         assert str(found) == f"no process has the pid {pid}"
 
 
+# Says why a process may not be read, though its files may. User 0 keeps all capabilities.
+WHY = """
+import os, sys
+from pysampler.host.rights import access_error
+access_error(1)  # loads what another user may not be allowed to import
+pid, uid = map(int, sys.argv[1:])
+os.setgroups([])
+os.setresgid(uid, uid, uid)
+os.setresuid(uid, uid, uid)
+print(access_error(pid))
+"""
+
+
+def why_refused_with_yama(scope, uid):
+    """Return what a user is told of a process of that user's, as on a kernel with such a Yama."""
+    mount = "mount -t tmpfs none /proc/sys/kernel && cd /proc/sys/kernel && mkdir yama"
+    script = f'{mount} && echo {scope} > yama/ptrace_scope && exec "$@"'
+    prefix = ["unshare", "--mount", "sh", "-c", script, "sh"]
+    with rights_table.subject(become(uid)) as (pid, *_):
+        done = subprocess.run(
+            [*prefix, sys.executable, "-c", WHY, pid, str(uid)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    intro, _, why = done.stdout.strip().partition(" may not be read: ")
+    assert intro == f"process {pid}"
+    return why
+
+
 @pytest.mark.parametrize(("scope", "words"), [(1, "ptrace_scope=0"), (2, "CAP_SYS_PTRACE")])
-def test_yama_is_named_where_only_memory_is_refused(monkeypatch, tmp_path, scope, words):
-    yama = tmp_path / "ptrace_scope"
-    yama.write_text(f"{scope}\n")
-    monkeypatch.setattr(rights, "_YAMA", str(yama))
-    monkeypatch.setattr(rights._Credentials, "has", lambda *_: False)
-    monkeypatch.setattr(os, "getuid", lambda: USER)
-    reader = rights._Credentials(uid=USER, files_uid=USER, permitted=0, effective=0)
-    why = rights._why(1, "memory", reader, reader)
+def test_yama_is_named_where_only_memory_is_refused(scope, words):
+    why = why_refused_with_yama(scope, USER)
     assert why.startswith(f"kernel.yama.ptrace_scope is {scope}; run `sudo")
     assert words in why
 
 
-def test_yama_that_forbids_it_to_everybody(monkeypatch, tmp_path):
-    yama = tmp_path / "ptrace_scope"
-    yama.write_text("3\n")
-    monkeypatch.setattr(rights, "_YAMA", str(yama))
-    assert "forbids it to everybody until the next boot" in str(rights.access_error(os.getpid()))
+def test_yama_that_forbids_it_to_everybody():
+    assert "forbids it to everybody until the next boot" in why_refused_with_yama(3, 0)
 
 
 def test_the_table_of_docs_is_what_this_kernel_does():

@@ -109,7 +109,7 @@ def test_a_cell_does_not_depend_on_the_others_of_its_table(rate, limit):
 def test_a_table_of_many_members_is_made_of_parts(monkeypatch):
     ensemble = build_ensemble(VECTOR, 20, seed=0)
     whole = migrate_table(ensemble, Precopy(), [3e8, 9e8], [300.0, 1000.0])
-    monkeypatch.setattr(monotone, "_RECORDS_AT_ONCE", 900)
+    monkeypatch.setattr(monotone, "RECORDS_AT_ONCE", 900)
     assert (migrate_table(ensemble, Precopy(), [3e8, 9e8], [300.0, 1000.0]) == whole).all()
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qemu_arguments import ARGUMENTS, ROWS
-from qmp_fakes import TIMEOUT_S, Client
+from qmp_fakes import TIMEOUT_S, Client, is_admitted
 
 from pysampler.qmp.commands.definition import Command
 from pysampler.qmp.commands.table import COMMANDS
@@ -134,19 +134,19 @@ def test_a_client_that_never_reads_is_not_read(server):
 
 def test_a_client_that_never_reads_is_dropped_when_events_pile_up(server, client, monkeypatch):
     monkeypatch.setattr("pysampler.qmp.session.MAX_UNREAD_BYTES", 32 << 10)
+    monkeypatch.setattr("pysampler.qmp.server.MAX_CLIENTS", 2)
     with Client(server.address) as deaf:
         deaf.negotiate()
-        [session] = [session for session in server._sessions if not session._oob]
-        dropped = threading.Event()
-        session.task.add_done_callback(lambda _: dropped.set())
+        assert not is_admitted(server.address)
         for _ in range(20_000):
             client.ask(b'{"execute": "stop"}')
             client.line()
             client.ask(b'{"execute": "cont"}')
             client.line()
-            if dropped.is_set():
+            if deaf.is_dropped():
                 break
-        assert dropped.wait(TIMEOUT_S)
+        assert deaf.is_dropped(TIMEOUT_S)
+        assert is_admitted(server.address, TIMEOUT_S)  # the other one is forgotten
         assert client.ask(STATUS) == RUNNING
 
 

@@ -1,6 +1,8 @@
+import gc
 import itertools
 import json
 import math
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -149,6 +151,17 @@ def test_a_value_may_have_64_kib_and_no_more(quote):
     assert parse(b"[" + fits + b']\n"next"') == [limit, "next"]
 
 
+def size_of(thing):
+    """Return the bytes of an object and of all that it refers to, classes left out."""
+    seen, left = {}, [thing]
+    while left:
+        one = left.pop()
+        if id(one) not in seen and not isinstance(one, type):
+            seen[id(one)] = one
+            left += gc.get_referents(one)
+    return sum(map(sys.getsizeof, seen.values()))
+
+
 @pytest.mark.parametrize(
     "pattern", [b"x", b'"', b"7", b"[1,", b'{"a":', b"\\", b' "ab"', b"\xc3\xa9", b"{}[", b"'\\x"]
 )
@@ -159,6 +172,10 @@ def test_an_endless_line_takes_no_memory_and_ends_at_its_end(pattern, chunk):
     for start in range(0, len(line), chunk):
         for _ in stream.feed(line[start : start + chunk]):
             pass
-        assert len(stream._unfinished) <= MAX_VALUE_BYTES
-        assert stream._value.size <= MAX_VALUE_BYTES
-    assert list(stream.feed(b'\xff\n{"id": 7}'))[-1] == {"id": 7}
+        # As much again for the lists and dicts of MAX_NESTING open brackets.
+        assert size_of(stream) < 2 * MAX_VALUE_BYTES
+    last = b'\xff\n{"id": 7}'
+    assert list(stream.feed(last))[-1] == {"id": 7}
+    other = JsonStream()
+    assert list(other.feed(last))[-1] == {"id": 7}
+    assert size_of(stream) == size_of(other)  # nothing is left of the line

@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from qmp_fakes import TIMEOUT_S, Client
+from qmp_fakes import TIMEOUT_S, Client, is_admitted
 
 from pysampler.qmp.commands.definition import Command
 from pysampler.qmp.commands.table import COMMANDS
@@ -217,18 +217,17 @@ def test_a_client_that_is_dropped_while_its_requests_wait_is_forgotten(
         return {}
 
     monkeypatch.setitem(COMMANDS, "x-emit", Command(emit))
-    [session] = server._sessions
-    forgotten = threading.Event()
-    session.task.add_done_callback(lambda _: forgotten.set())
+    monkeypatch.setattr("pysampler.qmp.server.MAX_CLIENTS", 2)
     client.send(request("x-block", 0) + request("query-status", 1) * 1000)
     assert block.entered.acquire(timeout=TIMEOUT_S)
     with Client(server.address) as other:
         other.negotiate()
-        while not session._writer.transport.is_closing():
+        while not client.is_dropped():
             other.send(request("x-emit", 2))
             assert [replied(other) for _ in range(2)] == ["X_LARGE", 2]
+        assert not is_admitted(server.address)
         block.release.release()
-        assert forgotten.wait(TIMEOUT_S)
+        assert is_admitted(server.address, TIMEOUT_S)
 
 
 @pytest.mark.parametrize("n_waiting", [0, 1, MAX_WAITING, 1000])

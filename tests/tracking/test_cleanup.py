@@ -208,7 +208,7 @@ def test_a_tracker_that_runs_goes_on(guest, tracker):
 
 
 def test_a_cleanup_process_that_is_stopped_does_not_hold_up_the_end(guest, monkeypatch):
-    monkeypatch.setattr(cleanup_module, "_END_S", 0.1)
+    monkeypatch.setattr(cleanup_module, "END_S", 0.1)
     observer = ring(guest.pid)
     observer.warm_up()
     (cleanup,) = cleanups()
@@ -256,34 +256,50 @@ def test_a_forked_child_does_not_end_tracking(guest, observe):
 
 WRITES_WITH_THE_LOCK_HELD = """
 import mmap, os
+from pysampler.core import Range, RingSet
 from pysampler.memory.source import buffer_block
-from pysampler.tracking.dirty_ring import DirtyRing
+from pysampler.tracking import dirty_ring
+
+def replace(fd, path, flags=os.O_RDWR):
+    os.dup2(os.open(path, flags), fd)
+
+# The handler's: nobody else here has any.
+def eventfds():
+    links = {int(fd): f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")}
+    there = [fd for fd, link in links.items() if os.path.lexists(link)]  # not listdir's own
+    return [fd for fd in there if os.readlink(links[fd]) == "anon_inode:[eventfd]"]
+
+# Their handler can release no page: it has another size.
+def rings_of_bytes(fd, own_fd, ranges, *others, **options):
+    wrong = [Range(r.address, r.length, r.first_bit, page_size=1) for r in ranges]
+    return RingSet(fd, own_fd, wrong, *others, **options)
+
 memory = mmap.mmap(-1, 1 << 20)
-observer = DirtyRing([buffer_block(memory)], {})
+%(before)s
+observer = dirty_ring.DirtyRing([buffer_block(memory)], {})
 observer.warm_up()
 observer.baseline()
 held = os.dup(observer.userfaultfd)  # as a forked child may have it
-handler = observer._handler
-%s
+%(harm)s
 memory[:] = bytes(1 << 20)  # holds the interpreter's lock while it waits
 print("went on")
 """
 
 
 @pytest.mark.parametrize(
-    "harm",
+    ("before", "harm"),
     [
-        "handler.rings._ranges[0].page_size = 1",  # no page can be released; itself a race
-        "os.dup2(os.open(os.devnull, os.O_RDWR), handler._request)",
-        "os.dup2(os.open(os.devnull, os.O_RDWR), observer.userfaultfd)",
-        "os.dup2(os.open('/proc/self/maps', os.O_RDONLY), observer.userfaultfd)",
-        "os.dup2(os.eventfd(0), observer.userfaultfd)",
-        "os.dup2(os.pipe()[0], observer.userfaultfd)",
+        ("dirty_ring.RingSet = rings_of_bytes", ""),
+        ("", "assert eventfds(); [replace(fd, os.devnull) for fd in eventfds()]"),
+        ("", "replace(observer.userfaultfd, os.devnull)"),
+        ("", "replace(observer.userfaultfd, '/proc/self/maps', os.O_RDONLY)"),
+        ("", "os.dup2(os.eventfd(0), observer.userfaultfd)"),
+        ("", "os.dup2(os.pipe()[0], observer.userfaultfd)"),
     ],
 )
-def test_a_handler_that_fails_needs_no_lock_of_the_interpreter(harm):
+def test_a_handler_that_fails_needs_no_lock_of_the_interpreter(before, harm):
     child = subprocess.run(
-        [sys.executable, "-c", WRITES_WITH_THE_LOCK_HELD % harm],
+        [sys.executable, "-c", WRITES_WITH_THE_LOCK_HELD % {"before": before, "harm": harm}],
         env={**os.environ, "TSAN_OPTIONS": os.environ.get("TSAN_OPTIONS", "") + " report_bugs=0"},
         capture_output=True,
         text=True,

@@ -126,5 +126,5 @@ def test_limits_of_cgroups_count(cgroup, files, left, monkeypatch):
     def read(path):
         return named.get(path.replace("//", "/"), "")
 
-    monkeypatch.setattr(machine, "_read", read)
+    monkeypatch.setattr(machine, "text_of", read)
     assert machine.available_bytes() == (1 << 20 if left is None else left)

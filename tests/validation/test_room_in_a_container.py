@@ -21,7 +21,7 @@ def limited(monkeypatch):
             "/sys/fs/cgroup/container/memory.max": f"{left + GIB}\n",
             "/sys/fs/cgroup/container/memory.current": f"{GIB}\n",
         }
-        monkeypatch.setattr(machine, "_read", lambda path: files.get(path, ""))
+        monkeypatch.setattr(machine, "text_of", lambda path: files.get(path, ""))
 
     return limit
 

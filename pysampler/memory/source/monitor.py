@@ -13,7 +13,7 @@ from typing import Any
 from pysampler.errors import SourceError
 from pysampler.memory.source.vmm import MIN_FOUND_LENGTH
 
-_TIMEOUT_S = 5.0  # for all of it
+TIMEOUT_S = 5.0  # for connecting and all replies together
 _REPLIES_MAX = 8 << 20  # bytes of all replies
 _BLOCKS_MAX = 4096  # a QEMU has a few hundred at most
 
@@ -53,7 +53,7 @@ def ask_ramblocks(path: str) -> list[ToldBlock]:
         path: of its socket, ``unix:`` before it or not.
 
     Raises:
-        SourceError: nobody listens there, or does not answer within 5 s as QEMU does.
+        SourceError: nobody listens there, or does not answer within `TIMEOUT_S` as QEMU does.
     """
     path = path.removeprefix("unix:")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as monitor:
@@ -61,7 +61,7 @@ def ask_ramblocks(path: str) -> list[ToldBlock]:
             return _ask(monitor, path)
         except TimeoutError as error:
             raise SourceError(
-                f"QMP socket {path}: no answer within {_TIMEOUT_S:g} s; QEMU serves one client at a"
+                f"QMP socket {path}: no answer within {TIMEOUT_S:g} s; QEMU serves one client at a"
                 " time"
             ) from error
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -70,8 +70,8 @@ def ask_ramblocks(path: str) -> list[ToldBlock]:
 
 
 def _ask(monitor: socket.socket, path: str) -> list[ToldBlock]:
-    deadline = time.monotonic() + _TIMEOUT_S
-    monitor.settimeout(_TIMEOUT_S)
+    deadline = time.monotonic() + TIMEOUT_S
+    monitor.settimeout(TIMEOUT_S)
     monitor.connect(path)
     lines = _Lines(monitor, deadline)
     reply = lines.next()

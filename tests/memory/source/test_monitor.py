@@ -141,7 +141,7 @@ def test_blocks_that_are_all_elsewhere_are_named_and_what_is_there_is_not_denied
 
 
 def test_a_monitor_that_is_silent_is_not_waited_for_without_end(answering, monkeypatch):
-    monkeypatch.setattr(monitor, "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(monitor, "TIMEOUT_S", 0.05)
     with pytest.raises(SourceError, match=r"no answer within 0\.05 s; QEMU serves one client"):
         ask_ramblocks(answering(GREETING, stays=True))
 
