@@ -1,18 +1,29 @@
 # SPDX-License-Identifier: MIT
-"""The dirty-page curve: what writes the guest, told from the vector.
+"""The dirty-page curve: the pages that are dirty a time t after the baseline pass, from a vector.
 
-A guest whose pages are written independently of each other has
-D(t) = sum_j m_j (1 - exp(-lambda_j t)), m_j >= 0: pages m_j that are written at random at the
-rate lambda_j, a component. A writer that goes through its pages in order has m_j min(1, t / lap)
-instead. Both are concave and saturate. The masses come from non-negative least squares on a
-grid of rates (C. L. Lawson and R. J. Hanson, "Solving Least Squares Problems", 1974).
+The curve D(t) is a sum of components. A component is a number of pages that are written alike, its
+mass m. There are two kinds:
 
-It is fitted to the increments of the vector and not to its points: the increments of nested samples
-are multinomial, so nearly independent of each other, and their variance is their mean.
+- Random: each page is written at random, lambda times a second, independently of the others. After
+  t, m (1 - exp(-lambda t)) pages are dirty.
+- Sequential: a writer goes through the pages in order, over and over. One lap over all of them
+  takes a time L. After t, m min(1, t / L) pages are dirty.
 
-What is tried, in this order, until one explains the vector: random components; random and
-sequential components; the same in bursts (on for a while of each period); and failing all of these
-the measured points themselves, joined by lines.
+The fit chooses rates from a grid, and the masses of components with these rates. Masses of many
+components come from non-negative least squares (C. L. Lawson and R. J. Hanson, "Solving Least
+Squares Problems", 1974, chapter 23). One or two components have a solution in closed form.
+
+The curve is fitted to the increments of the vector: the samples that are newly dirty in each
+period. Each sample gets dirty once, so the increments are multinomial. They are nearly independent
+of each other, and the variance of each is about its mean. The points of the vector have neither
+property.
+
+The following is tried in this order, until one explains the vector by its chi-square:
+
+1. random components;
+2. random and sequential components;
+3. both kinds in bursts: the guest writes only in a part of each period of the bursts;
+4. the measured points, joined by lines.
 """
 
 from __future__ import annotations
@@ -49,11 +60,12 @@ _MOST_PERIODS = 256  # a measurement has some dozens; more say nothing new, and 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """Pages that are written alike.
+    """A component: pages that are written alike.
 
     Attributes:
-        pages: how many.
-        rate: per second; random writes of each page, or laps over all of them.
+        pages: number of pages.
+        rate: of a random component: writes of each page per second. Of a sequential one: laps over
+            all pages per second.
         kind: random or sequential.
     """
 
@@ -64,12 +76,12 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """The guest writes only in the first ``on_s`` of each period.
+    """Bursts: the guest writes only in the first part of each period of the bursts.
 
     Attributes:
-        period_s: length of a period.
-        on_s: how long of it the guest writes.
-        phase_s: how far into a period the baseline pass was.
+        period_s: length of a period, s.
+        on_s: length of its first part, in which the guest writes, s.
+        phase_s: time from the beginning of a period to the baseline pass, s.
     """
 
     period_s: float
@@ -77,7 +89,7 @@ class Burst:
     phase_s: float
 
     def active(self, seconds: FloatArray) -> FloatArray:
-        """Return the time that the guest has written since the baseline pass."""
+        """Return the time in s that the guest has written, of each time since the baseline pass."""
 
         def until(t: FloatArray) -> FloatArray:
             laps = np.floor(t / self.period_s)
@@ -88,18 +100,19 @@ class Burst:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DirtyCurve:
-    """A fitted dirty-page curve.
+    """A fitted dirty-page curve. Pages are pages of the whole guest.
 
     Attributes:
-        components: hottest first; none when nothing was written. Beside interpolated points there
-            are only those of pages that were not seen.
-        burst: None when the guest writes all the time.
-        knots_s: times of the interpolated points; empty when there are components.
-        knots_pages: their pages, which do not fall.
-        nonzero_pages: pages that are not zero; where the curve ends at the latest.
-        zero_pages: the others.
-        chi2: weighted squares of what the fit leaves of the increments.
-        freedom: degrees of freedom of chi2.
+        components: the components, the highest rate first. There are none when nothing was written.
+            An interpolated curve has only those of pages that no sample saw written (unseen.py).
+        burst: the guest's bursts; None when it writes all the time.
+        knots_s: times of the measured points that lines join, s. Empty when the curve is not
+            interpolated.
+        knots_pages: dirty pages at these times; they never fall.
+        nonzero_pages: pages that are not zero. The curve never exceeds them.
+        zero_pages: zero pages.
+        chi2: chi-square of the fit: the sum of the weighted squared residuals of the increments.
+        freedom: degrees of freedom of ``chi2``.
     """
 
     components: tuple[Component, ...]
@@ -113,12 +126,12 @@ class DirtyCurve:
 
     @property
     def interpolated(self) -> bool:
-        """Whether no components explain the vector, so that its points are joined by lines."""
+        """Whether lines join the measured points, as no components explain the vector."""
         return bool(self.knots_s)
 
     @property
     def quality(self) -> str:
-        """One line on what was fitted and how well."""
+        """What was fitted, and its chi-square, in one line."""
         if self.interpolated:
             return (
                 f"interpolated: no modes explain this vector (chi-square {self.chi2:.0f} with "
@@ -135,7 +148,7 @@ class DirtyCurve:
         return f"{', '.join(parts)}; {fit}"
 
     def __call__(self, seconds: FloatArray) -> FloatArray:
-        """Return the pages that are dirty after each time."""
+        """Return the dirty pages after each of these times in s, as an array of their shape."""
         t = np.asarray(seconds, dtype=np.float64)
         active = self.burst.active(t) if self.burst else t
         pages = np.interp(t, (0.0, *self.knots_s), (0.0, *self.knots_pages))
@@ -145,16 +158,28 @@ class DirtyCurve:
 
 
 def dirty_share(kind: ComponentKind, turns: FloatArray) -> FloatArray:
-    """Return the share of a component's pages that are dirty after ``turns`` = rate x time."""
+    """Return the share, from 0 to 1, of a component's pages that are dirty.
+
+    Args:
+        kind: kind of the component.
+        turns: its rate times the time since the baseline pass, of any shape.
+    """
     return np.minimum(1.0, turns) if kind is ComponentKind.SEQUENTIAL else -np.expm1(-turns)
 
 
 class Basis:
-    """The components that are tried: a grid of rates, seen through the periods of one vector.
+    """The components that a fit may choose: a grid of rates of each kind.
+
+    Attributes:
+        rates: rate of each component, per second, shape [components].
+        kinds: kind of each component.
+        increments: share of each component's pages that gets dirty in each period, shape
+            [periods, components].
+        burst: the guest's bursts; None when it writes all the time.
 
     Args:
-        seconds: rising times.
-        burst: how the guest's bursts lie, if it has any.
+        seconds: rising times of the compare passes, s, shape [periods].
+        burst: the guest's bursts, if any.
     """
 
     def __init__(self, seconds: FloatArray, burst: Burst | None = None) -> None:
@@ -174,7 +199,14 @@ class Basis:
         self.burst = burst
 
     def components(self, masses: FloatArray, scale: float) -> tuple[Component, ...]:
-        """Return the components of positive mass, hottest first, close rates made one."""
+        """Return the components of positive mass, the highest rate first.
+
+        Components of one kind with nearly the same rate become one.
+
+        Args:
+            masses: mass of each component of the grid, in samples.
+            scale: pages per sample.
+        """
         components = [
             Component(float(mass) * scale, float(rate), kind)
             for mass, rate, kind in zip(masses, self.rates, self.kinds, strict=True)
@@ -184,15 +216,16 @@ class Basis:
 
 
 class Fitter:
-    """Fits vectors of one guest with the same weights.
+    """Fits vectors of one guest, all with the same weights.
 
-    One or two components are taken where more do not explain a vector so much better that it is
-    worth their parameters; else as many random components, or components of both kinds, as needed.
+    Each component costs a fixed amount of chi-square for its parameters. The fit with the least
+    chi-square and costs is taken. The candidates are one or two components, any number of random
+    components, and any number of both kinds.
 
     Args:
-        basis: the components.
-        weights: one over the standard deviation of each increment.
-        few: take one or two components whatever more would explain.
+        basis: the components to choose from.
+        weights: the inverse of the standard deviation of each increment, shape [periods].
+        few: take one or two components, whatever more of them would explain.
     """
 
     def __init__(self, basis: Basis, weights: FloatArray, *, few: bool = False) -> None:
@@ -223,12 +256,17 @@ class Fitter:
     def fit(
         self, increments: FloatArray, limit: float, luck: FloatArray | float = 0.0
     ) -> tuple[FloatArray, float]:
-        """Return the mass of each component, in the unit of the increments, and chi-square.
+        """Fit one vector.
 
         Args:
-            increments: newly dirty samples, one per period.
-            limit: most that the masses may add up to.
-            luck: taken off what each component alone costs.
+            increments: newly dirty samples of each period, shape [periods].
+            limit: largest sum of all masses, in samples.
+            luck: amount that is taken off the cost of each component where it stands alone, shape
+                [components] or one number. Random amounts draw one of the fits that are about
+                equally good.
+
+        Returns:
+            The mass of each component of the basis in samples, shape [components], and chi-square.
         """
         target = increments * self._weights
         masses, cost = self._few(target, limit, luck)
@@ -285,7 +323,13 @@ class Fitter:
 
 
 def merged(components: list[Component], at_most: int) -> tuple[Component, ...]:
-    """Return components, hottest first; close ones, or too many, are made one."""
+    """Return components with those of nearly the same rate made one, the highest rate first.
+
+    Args:
+        components: components in any order.
+        at_most: largest number of components to return. Where there are more, rates that differ
+            more are taken for nearly the same.
+    """
     ratio = _SAME_RATE
     while True:
         kept: list[Component] = []
@@ -306,15 +350,17 @@ def merged(components: list[Component], at_most: int) -> tuple[Component, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The numbers of a vector that a curve is fitted to: of very many periods, some.
+    """The numbers of a vector that a curve is fitted to.
+
+    Of more than 256 periods, 256 evenly spaced ones are taken, with the first and the last.
 
     Attributes:
-        seconds: rising times of the compare passes.
-        dirty: dirty samples at each.
-        sampled: samples drawn.
-        zero: zero samples.
-        scale: pages of memory per sample.
-        unreadable: samples of which nobody knows whether they are dirty.
+        seconds: rising times of the compare passes since the baseline pass, s, shape [periods].
+        dirty: dirty samples at each of them, shape [periods].
+        sampled: number of samples drawn.
+        zero: number of samples that are zero pages.
+        scale: pages of the guest per sample.
+        unreadable: number of samples that could not be compared, so may be dirty or not.
     """
 
     seconds: FloatArray
@@ -326,15 +372,16 @@ class Counts:
 
     @property
     def exact(self) -> bool:
-        """Whether every page was looked at."""
+        """Whether every page of the guest was compared."""
         return self.scale == 1 and not self.unreadable
 
     @classmethod
     def of(cls, measurement: Measurement) -> Counts:
-        """Return those of a measurement.
+        """Return the numbers of a measurement.
 
         Raises:
-            FormatError: nothing was sampled, or the periods do not rise; the message names the key.
+            FormatError: nothing was sampled or compared, or the periods do not rise. The message
+                names the key.
         """
         if not measurement.n_sampled_pages:
             raise FormatError("n-sampled-pages: 0; nothing was sampled")
@@ -358,16 +405,26 @@ class Counts:
 
     @property
     def increments(self) -> FloatArray:
-        """Newly dirty samples of each period; negative where pages got their old content back."""
+        """Newly dirty samples of each period, shape [periods].
+
+        An increment is negative where samples got their old content back.
+        """
         return np.diff(self.dirty, prepend=0.0)
 
     @property
     def limit(self) -> float:
-        """Samples that can get dirty: those that are not zero, or as many as were seen dirty."""
+        """Number of samples that can get dirty.
+
+        These are the samples that are not zero pages. Where more were seen dirty, these are.
+        """
         return max(float(self.sampled - self.zero), float(self.dirty.max()), 1.0)
 
     def weights(self, expected: FloatArray) -> FloatArray:
-        """Return one over the standard deviation of each increment."""
+        """Return the inverse of the standard deviation of each increment, shape [periods].
+
+        Args:
+            expected: expected increments in samples, shape [periods].
+        """
         mean = np.maximum(expected, 0.5)
         return np.asarray(1 / np.sqrt(mean + (_UNSTEADY * mean) ** 2))
 
@@ -377,7 +434,11 @@ def _explained(chi2: float, freedom: int) -> bool:
 
 
 def fitter_of(counts: Counts, basis: Basis) -> Fitter:
-    """Return a fitter whose weights, and whether few components do, come from ``counts`` itself."""
+    """Return a fitter for the vectors of one guest.
+
+    Its weights come from a first fit of this vector. So does the choice of one or two components,
+    where these explain it.
+    """
     expected, few = np.maximum(counts.increments, 1.0), False
     for _ in range(2):
         masses, _ = Fitter(basis, counts.weights(expected)).fit(counts.increments, counts.limit)
@@ -396,12 +457,13 @@ class _Tried(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """How the vectors of one guest are fitted.
+    """The choice of a fitter for the vectors of one guest.
 
     Attributes:
-        fitter: the simplest that explains the vector, or that of a steady guest where none does.
-        explains: whether it does; else the points are joined by lines.
-        bursts: all that were tried, where bursts explain it.
+        fitter: the simplest fitter that explains the vector. Where none does, that of a guest that
+            writes all the time.
+        explains: whether the fitter explains the vector. If not, lines join the measured points.
+        bursts: all bursts that were tried, where bursts explain the vector; else empty.
     """
 
     fitter: Fitter
@@ -409,9 +471,10 @@ class Choice(NamedTuple):
     bursts: tuple[_Tried, ...] = ()
 
     def drawn(self, rng: np.random.Generator) -> Fitter:
-        """Return the fitter of one of the bursts that explain the vector, the likelier more often.
+        """Return a fitter: where bursts explain the vector, that of a burst drawn at random.
 
-        Few dirty samples do not tell one burst from another.
+        Few dirty samples do not tell one burst from another. So each burst is drawn with its
+        likelihood (the Gumbel-max trick: C. J. Maddison et al., "A* Sampling", 2014).
         """
         if not self.bursts:
             return self.fitter
@@ -421,7 +484,7 @@ class Choice(NamedTuple):
 
 
 def choose_fitter(counts: Counts) -> Choice:
-    """Return the simplest fitter that explains the vector."""
+    """Return the simplest fitter that explains the vector, or that none does."""
     freedom = max(1, len(counts.seconds) - 2)
     steady = fitter_of(counts, Basis(counts.seconds))
     if _explained(steady.fit(counts.increments, counts.limit)[1], freedom):
@@ -467,13 +530,13 @@ def _cost(tried: _Tried) -> float:
 
 
 def fit_curve(counts: Counts, choice: Choice, rng: np.random.Generator | None = None) -> DirtyCurve:
-    """Fit one vector.
+    """Fit the dirty-page curve of one vector.
 
     Args:
-        counts: the vector's numbers.
-        choice: from `choose_fitter`.
-        rng: where one component explains the vector, draw its rate from all that do so, and a burst
-            likewise; None: take the best.
+        counts: the numbers of the vector.
+        choice: what `choose_fitter` returned for the guest.
+        rng: random numbers. With them, a burst is drawn with its likelihood, and so is the rate
+            where one component explains the vector. None: the best burst and rate are taken.
     """
     nonzero = counts.limit * counts.scale
     zero = max(0.0, counts.sampled * counts.scale - nonzero)

@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""Tables in which more bandwidth or a longer downtime-limit never makes a migration later.
+"""Monotone tables: more bandwidth or a longer downtime-limit never makes a migration take longer.
 
-In QEMU's loop that happens now and then: the 100 ms windows fall otherwise, and a sync comes one
-window later. A reader of a prediction would take it for a fault, or for more than it is.
+In QEMU's loop it sometimes does. With more bandwidth the 100 ms windows lie differently, and a
+bitmap sync may come one window later. In a table of predictions that would look like an error.
 
-So a guest is migrated at fixed places only, the same in every table. The octaves of a value come
-first, each taken to be at least as late as the one above. Then the octave with the value in it is
-halved again and again: what is found in the middle is clipped to what the two ends have. Between
-the last two places times are interpolated, and the nearer one tells whether it converges at all.
-Limits are treated so for each bandwidth, and then bandwidths for each limit.
+So the model runs at fixed places on an axis only, which are the same in every table. Places are in
+even steps of the logarithm. An octave is the range from one value to twice that value. The outcome
+at any value is found in these steps:
+
+1. The model runs at the ends of the octaves, from the top of the axis down to the octave that holds
+   the value. Where a total time is shorter than the one above it, it is set to that one.
+2. The model runs in the middle of that octave. Its total time is clipped to the range between those
+   of the two ends. The half that holds the value is halved in the same way, and so on, until the
+   two ends are neighbouring places.
+3. Between these two, total times are interpolated linearly in the logarithm of the value. Where one
+   of them does not converge, the nearer place decides.
+
+This is done with the downtime-limits for each bandwidth, and then with the bandwidths for each
+downtime-limit. The method is this project's own.
 """
 
 from __future__ import annotations
@@ -61,12 +70,12 @@ class _Bisection:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Places in even steps of the logarithm.
+    """An axis of values, with places in even steps of the logarithm.
 
     Attributes:
         least: value of place 0.
-        octaves: up to the last place.
-        steps: places to an octave, a power of two.
+        octaves: number of octaves from place 0 to the last place.
+        steps: number of places to an octave, a power of two.
     """
 
     least: float
@@ -79,17 +88,17 @@ class Axis:
         return self.value(self.octaves * self.steps)
 
     def value(self, place: int) -> float:
-        """Return what is there."""
+        """Return the value of a place."""
         return float(self.least * 2 ** (place / self.steps))
 
     def values(self, least: float, most: float) -> list[float]:
-        """Return all from the octave that `least` is in to `most`."""
+        """Return the values of the places from the octave with ``least`` in it up to ``most``."""
         first = math.floor(math.log2(least / self.least)) * self.steps
         last = math.floor(math.log2(most / self.least) * self.steps)
         return [self.value(place) for place in range(first, last + 1)]
 
     def bisection(self, value: float) -> _Bisection:
-        """Return how to reach a value, or to the end that is nearest."""
+        """Return the bisection to a value; outside the axis, to the nearer end."""
         place = self.octaves * self.steps
         wanted = min(max(self.steps * math.log2(value / self.least), 0), place)
         steps = [_BisectionStep(place, None, None)]
@@ -115,19 +124,20 @@ def migrate_table(
     bandwidths: Sequence[float],
     limits: Sequence[float | None],
 ) -> NDArray[Any]:
-    """Migrate every member of an ensemble with every bandwidth and downtime-limit.
+    """Migrate every guest of an ensemble with every bandwidth and every downtime-limit.
 
     Args:
         ensemble: the guests.
-        precopy: how they are migrated.
-        bandwidths: bytes per second.
-        limits: downtime-limits in ms; None: unlimited.
+        precopy: setup of the migrations.
+        bandwidths: values of max-bandwidth, bytes per second.
+        limits: values of downtime-limit, ms; None: unlimited.
 
     Returns:
-        core.PRECOPY_OUTCOME, shape [members, bandwidths, limits]. More bandwidth or a longer limit
-        never has a longer total time, which is infinite where a migration does not converge. This
-        holds for each member, in this table and from one to another. The rest of an outcome is
-        that of the place below, or of the next that converges.
+        core.PRECOPY_OUTCOME, shape [guests, bandwidths, limits]. A total time is infinite where the
+        migration does not converge. No guest has a longer total time with more bandwidth or a
+        longer limit, in this table and from one table to another. The other members are those of
+        the place below the value. Where that one does not converge, they are those of the next
+        place that the bisection reached and that does.
     """
     bisections = [BANDWIDTH_AXIS.bisection(bandwidth) for bandwidth in bandwidths]
     limit_bisections = [

@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Post-copy: how many pages the guest fetches over the network, and how long it waits for them.
+"""Post-copy: the page requests of a guest, and the time for which they block its vCPUs.
 
-The guest runs on the destination while the pages that were dirtied in the last pass are still on
-the source. They are pushed in the background at the link's speed; one that the guest
-touches before is fetched, and its vCPU waits for the round trip.
+The guest runs on the destination. The pages that got dirty in the pass of pre-copy before are still
+on the source. They come to the destination in two ways:
+
+- The source pushes them in the background, at the rate of the link.
+- The guest touches a page that is still missing. It is fetched by a page request, and the vCPU
+  waits for the round trip.
+
+The model is a differential equation of the missing pages (see `postcopy`). Euler's method solves it
+in equal steps: 4000 of them are the time that pushing alone would take. The model is this project's
+own.
 """
 
 from __future__ import annotations
@@ -25,15 +32,18 @@ _SERVICE_S = 50e-6  # userfaultfd, request and placement besides wire and latenc
 
 @dataclass(frozen=True, slots=True)
 class PostCopy:
-    """What post-copy costs; a lower bound, since a vector tells of writes and not of reads.
+    """The cost of post-copy.
+
+    Fetches and times of waiting are lower bounds: a vector tells of writes, and reads of missing
+    pages wait as well.
 
     Attributes:
-        pages: left to send when the guest starts on the destination.
-        fetches: expected page fetches.
-        fetch_s: one of them.
-        total_wait_s: all waits together.
-        blocktime_s: how long each vCPU is blocked.
-        duration_s: until every page is there.
+        pages: pages that are still on the source when the guest starts on the destination.
+        fetches: expected number of page requests.
+        fetch_s: duration of one page request, s.
+        total_wait_s: sum of the durations of all page requests, s.
+        blocktime_s: time for which each vCPU is blocked, s.
+        duration_s: time from the start on the destination until every page is there, s.
     """
 
     pages: float
@@ -55,17 +65,23 @@ def postcopy(
 ) -> PostCopy:
     """Predict post-copy after one pass of pre-copy.
 
-    The share of pages that is still missing falls by what is pushed and what is fetched:
-    d missing / dt = -(push + v x r) / pages, with v vCPUs, r the rate at which one that
-    runs touches missing pages, and x = 1 / (1 + r fetch) the share of the time it runs.
+    The share of the pages that is missing falls by the pages that are pushed and fetched:
+
+        d missing / dt = -(push + v x r) / pages
+
+    - push is the number of pages that the link carries in a second.
+    - v is the number of vCPUs.
+    - r is the rate at which a vCPU that runs touches missing pages, per second.
+    - x = 1 / (1 + r fetch) is the share of the time in which a vCPU runs, where fetch is the
+      duration of a page request.
 
     Args:
-        curve: the guest's writes.
-        bandwidth: bytes per second.
-        page_bytes: of a page on the wire.
-        latency_s: round trip.
-        precopy_s: length of the pass before.
-        vcpus: of the guest; its writes are shared among them evenly.
+        curve: dirty-page curve of the guest.
+        bandwidth: rate of the link, bytes per second.
+        page_bytes: bytes of a page on the wire.
+        latency_s: round-trip time of the link, s.
+        precopy_s: duration of the pass of pre-copy before, s.
+        vcpus: number of the guest's vCPUs. They are taken to write equally much.
     """
     pages = float(curve(np.asarray(precopy_s)))
     push, fetch = bandwidth / page_bytes, latency_s + page_bytes / bandwidth + _SERVICE_S

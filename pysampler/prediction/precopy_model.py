@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""How QEMU 10 migrates: setting up its pre-copy loop, and running it for many guests.
+"""The model of pre-copy as QEMU 10 runs it: its parameters, and runs of it for many guests.
 
-The loop itself is in csrc/precopy_model.c, the constants of QEMU in qemu/migration.py.
+The model is QEMU's migration loop in simulated time. The loop is in csrc/precopy_model.c. QEMU's
+constants are in qemu/migration.py, each with its source. Some times of the host are in no source of
+QEMU. They were measured on migrations of guests of 1 and 2 GiB by QEMU 10.0.2.
 """
 
 from __future__ import annotations
@@ -50,22 +52,26 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Precopy:
-    """How the migration is set up.
+    """The setup of a migration. The defaults are QEMU's.
 
     Attributes:
-        link: bytes per second of the link itself, which the last pass gets: max-bandwidth does not
-            hold it. None: as much as max-bandwidth.
-        deadline_ms: a migration that takes longer does not converge.
-        multifd: pages travel in packets of 128 through two channels.
-        zero_pages: how zero pages are found and sent: ``legacy`` 9 bytes each, ``multifd`` 8 bytes
-            each, ``none`` as any other page. None: QEMU's default, ``multifd``, which without
-            multifd's channels is ``legacy``.
-        latency_ms: round-trip time of the link.
-        logging_us: what dirty logging costs the guest at a page's first write. About 1.3 us with
-            KVM and 4 KiB pages; under TCG nothing shows.
-        zero_page_us: what it costs the host to read a zero page, which no vector tells: 0.1 to 5 us
-            were seen (docs/prediction.md). None: nothing. No link makes it shorter, so unlike the
-            rest it does not scale with memory and bandwidth.
+        link: rate of the link, bytes per second. The last pass runs at this rate, as max-bandwidth
+            does not apply to it. None: the same as max-bandwidth.
+        deadline_ms: time after which a migration counts as one that does not converge, ms.
+        multifd: whether the capability multifd is on. Pages then travel in packets of 128 pages,
+            through two channels.
+        zero_pages: QEMU's parameter zero-page-detection. A zero page takes 9 bytes with ``legacy``
+            and 8 bytes with ``multifd``; with ``none`` it is sent as any other page. None: QEMU's
+            default, ``multifd``. Without the capability multifd, ``multifd`` means ``legacy``.
+        latency_ms: round-trip time of the link, ms.
+        logging_us: time that dirty logging adds to the first write of a page, us. It is about
+            1.3 us with KVM and pages of 4 KiB. Under TCG none was seen.
+        zero_page_us: time in which the host reads a zero page, us. No vector tells it; 0.1 to 5 us
+            were seen (docs/prediction.md). None: no time. It does not depend on the link, so a
+            migration with k times the memory and k times the bandwidth is not as long with it.
+
+    Raises:
+        UsageError: a member is out of range.
     """
 
     link: float | None = None
@@ -88,7 +94,11 @@ class Precopy:
             raise UsageError(f"zero_pages: {self.zero_pages!r} is not none, legacy or multifd")
 
     def parameters(self, page_size: int) -> dict[str, float]:
-        """Return the members of struct ps_precopy_parameters."""
+        """Return the members of struct ps_precopy_parameters, which has their units.
+
+        Args:
+            page_size: bytes of a page of the guest.
+        """
         header: float = migration.PAGE_HEADER_BYTES
         if self.multifd:
             header = migration.MULTIFD_PACKET_HEADER_BYTES / migration.MULTIFD_PACKET_PAGES
@@ -122,11 +132,19 @@ class Precopy:
         return migration.ZERO_PAGE_BYTES
 
     def with_link(self, link: float) -> Precopy:
-        """Return the same with another link."""
+        """Return the same setup with a link of another rate, in bytes per second."""
         return replace(self, link=link)
 
     def cells(self, grid: Sequence[tuple[float, float | None]]) -> NDArray[Any]:
-        """Return PRECOPY_CELLs of (bandwidth in bytes/s, downtime-limit in ms or None)."""
+        """Return the cells of a grid for the model.
+
+        Args:
+            grid: pairs of max-bandwidth in bytes per second and downtime-limit in ms; None as a
+                downtime-limit: unlimited.
+
+        Returns:
+            core.PRECOPY_CELL, shape [cells].
+        """
         cells = np.zeros(len(grid), dtype=core.PRECOPY_CELL)
         cells["longer_limit_cell"] = -1
         for cell, (bandwidth, limit) in zip(cells, grid, strict=True):
@@ -142,18 +160,23 @@ def migrate(
     grid: Sequence[tuple[float, float | None]],
     longer_limit_cells: Sequence[int] | None = None,
 ) -> NDArray[Any]:
-    """Migrate every member of an ensemble with every cell.
+    """Migrate every guest of an ensemble with every cell of a grid.
 
     Args:
         ensemble: the guests.
-        precopy: how they are migrated.
-        grid: (bandwidth in bytes/s, downtime-limit in ms or None) of each cell.
-        longer_limit_cells: for each cell the index of an earlier one with a longer limit and the
-            same bandwidth, or -1; its outcome is the same where that does not converge or does not
-            notice the shorter limit.
+        precopy: setup of the migrations.
+        grid: for each cell max-bandwidth in bytes per second and downtime-limit in ms; None as a
+            downtime-limit: unlimited.
+        longer_limit_cells: for each cell the index of an earlier cell with the same bandwidth and a
+            longer downtime-limit, or -1. Where that one does not converge, the cell does not either
+            and is not run. It is not run either where the shorter limit changes nothing. None: each
+            cell is run.
 
     Returns:
-        core.PRECOPY_OUTCOME, shape [members, cells].
+        core.PRECOPY_OUTCOME, shape [guests, cells].
+
+    Raises:
+        OSError: a cell's ``longer_limit_cells`` is no such index.
     """
     parameters, cells = precopy.parameters(ensemble.page_size), precopy.cells(grid)
     if longer_limit_cells is not None:

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The migration-time predictor of the 2023 series, as published.
 
-Source: Andrei Gudkov, "Migration time prediction using calc-dirty-rate", qemu-devel 2023. An
-idealised recursion: each iteration sends what the one before it let the guest dirty.
-Needs no NumPy.
+Source: Andrei Gudkov, "Migration time prediction using calc-dirty-rate", qemu-devel 2023.
+
+The predictor is a recursion over the iterations of pre-copy. The first iteration sends all pages.
+Each later one sends the pages that got dirty during the one before it. The migration converges when
+an iteration takes no longer than the downtime-limit. QEMU's real loop differs (precopy_model.py).
+
+This module needs no NumPy.
 """
 
 from __future__ import annotations
@@ -22,7 +26,15 @@ DEADLINE_MS = 3_600_000.0
 
 
 class Outcome(NamedTuple):
-    """What one migration takes; the unfinished iteration is not counted."""
+    """The outcome of one migration. The iteration in which the deadline passes counts in full.
+
+    Attributes:
+        converged: whether an iteration fits into the downtime-limit.
+        total_ms: duration of all iterations, ms.
+        downtime_ms: duration of the last iteration, ms.
+        sent_bytes: bytes sent in all iterations.
+        iterations: number of iterations that send something.
+    """
 
     converged: bool
     total_ms: float
@@ -32,13 +44,23 @@ class Outcome(NamedTuple):
 
 
 class PublishedCurve:
-    """Dirty pages over time: line segments through the measured points.
+    """The dirty-page curve of the published predictor: lines that join the measured points.
+
+    Before the first point the first line goes on, down to 0 pages at the least. After the last
+    point the last line goes on until all pages that are not zero are dirty. Where it falls, the
+    curve stays at the last point.
+
+    Attributes:
+        page_size: bytes of a page.
+        zero_pages: zero pages of the guest.
+        limit: pages of the guest that are not zero.
 
     Args:
-        measurement: samples, and at least two periods, none like the one before it.
+        measurement: the vector. It must have samples and at least two periods, and no period may be
+            equal to the one before it.
 
     Raises:
-        FormatError: it has not; the message names the key.
+        FormatError: the vector is not like that; the message names the key.
     """
 
     def __init__(self, measurement: Measurement) -> None:
@@ -63,7 +85,7 @@ class PublishedCurve:
         self._last_slope = (pages[-1] - pages[-2]) / (times[-1] - times[-2])
 
     def __call__(self, ms: float) -> float:
-        """Return the pages that are dirty after ``ms``."""
+        """Return the pages of the guest that are dirty ``ms`` milliseconds after the baseline."""
         times, pages = self._times, self._pages
         i = bisect_left(self._latest, ms)
         if i < len(times):
@@ -85,16 +107,17 @@ def migrate(
     """Run the published recursion.
 
     Args:
-        curve: dirty pages over time.
-        bandwidth: bytes per second.
-        downtime_limit_ms: None for unlimited.
-        deadline_ms: a migration that goes on for longer does not converge.
+        curve: the dirty-page curve.
+        bandwidth: rate of the link, bytes per second.
+        downtime_limit_ms: downtime-limit, ms. None: unlimited.
+        deadline_ms: time after which the migration counts as one that does not converge, ms.
     """
     limit = float("inf") if downtime_limit_ms is None else downtime_limit_ms
     total, total_bytes = 0.0, 0.0
     nonzero, zero = curve.limit, curve.zero_pages
-    # A duration that comes again comes for ever: Brent's way to notice, so that a
-    # migration that hangs needs no thousands of rounds.
+    # An iteration as long as an earlier one repeats all that followed, without end. Brent's
+    # algorithm finds that ("An improved Monte Carlo factorization algorithm", BIT 20, 1980), so a
+    # migration that hangs takes no thousands of rounds.
     remembered, remember_at, iterations = -1.0, 1, 0
     while True:
         # Of a zero page the published recursion counts the header alone.
