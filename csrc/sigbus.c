@@ -20,7 +20,20 @@ static _Thread_local struct ps_sigbus_guard *volatile current_guard HANDLER_SAFE
 static _Thread_local volatile sig_atomic_t chaining HANDLER_SAFE;
 
 static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct sigaction previous; /* in effect before our handler */
+
+/* What was in effect before our handler. */
+struct previous {
+    uintptr_t handler; /* sa_handler or sa_sigaction */
+    int has_info;      /* it is sa_sigaction */
+};
+
+/*
+ * A handler may take no lock, so it reads the newest of two versions while another thread may
+ * write: version n is in previous_versions[n % 2]. Version n + 2, which takes that place, is
+ * written only after n + 1 is published. So what was read is whole when n is the newest still.
+ */
+static struct previous previous_versions[2];
+static unsigned newest_version;
 
 static void lock_install(void)
 {
@@ -47,16 +60,45 @@ static void die_by_default(bool sent)
         raise(SIGBUS);
 }
 
+/* By one thread at a time. */
+static void publish_previous(const struct sigaction *action)
+{
+    const unsigned version = newest_version + 1;
+    struct previous *const place = &previous_versions[version % 2];
+    const int has_info = (action->sa_flags & SA_SIGINFO) != 0;
+    const uintptr_t handler =
+        has_info ? (uintptr_t)action->sa_sigaction : (uintptr_t)action->sa_handler;
+
+    __atomic_store_n(&place->handler, handler, __ATOMIC_RELEASE);
+    __atomic_store_n(&place->has_info, has_info, __ATOMIC_RELEASE);
+    __atomic_store_n(&newest_version, version, __ATOMIC_RELEASE);
+}
+
+static struct previous read_previous(void)
+{
+    for (;;) {
+        const unsigned version = __atomic_load_n(&newest_version, __ATOMIC_ACQUIRE);
+        const struct previous *const place = &previous_versions[version % 2];
+        const struct previous read = {
+            .handler = __atomic_load_n(&place->handler, __ATOMIC_ACQUIRE),
+            .has_info = __atomic_load_n(&place->has_info, __ATOMIC_ACQUIRE),
+        };
+        if (__atomic_load_n(&newest_version, __ATOMIC_RELAXED) == version)
+            return read;
+    }
+}
+
 /* A SIGBUS that is not ours takes the way it would have taken without us. */
 static void pass_on(int signal, siginfo_t *info, void *context)
 {
     const bool sent = info->si_code <= 0; /* by kill() or raise(), not by a fault */
+    const struct previous previous = read_previous();
 
-    if (!(previous.sa_flags & SA_SIGINFO)) {
-        if (previous.sa_handler == SIG_IGN && sent)
+    if (!previous.has_info) {
+        if (previous.handler == (uintptr_t)SIG_IGN && sent)
             return;
         /* The kernel does not let a fault be ignored either. */
-        if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
+        if (previous.handler == (uintptr_t)SIG_DFL || previous.handler == (uintptr_t)SIG_IGN) {
             die_by_default(sent);
             return;
         }
@@ -70,10 +112,10 @@ static void pass_on(int signal, siginfo_t *info, void *context)
         return;
     }
     chaining = true;
-    if (previous.sa_flags & SA_SIGINFO)
-        previous.sa_sigaction(signal, info, context);
+    if (previous.has_info)
+        ((void (*)(int, siginfo_t *, void *))previous.handler)(signal, info, context);
     else
-        previous.sa_handler(signal);
+        ((void (*)(int))previous.handler)(signal);
     chaining = false;
 }
 
@@ -103,7 +145,7 @@ static void install(void)
     pthread_mutex_lock(&install_lock);
     sigaction(SIGBUS, NULL, &now);
     if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_sigbus) {
-        previous = now;
+        publish_previous(&now);
         /* Mask and flags stay as they were, for the previous handler may be called from ours. */
         now.sa_sigaction = on_sigbus;
         now.sa_flags = (now.sa_flags & (int)~SA_RESETHAND) | SA_SIGINFO | SA_ONSTACK;

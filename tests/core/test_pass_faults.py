@@ -192,11 +192,15 @@ def sent():
 """
 
 
-def run(piece):
+def run(*pieces):
     # ASan has a SIGBUS handler of its own, which would be the "previous" one.
     asan = os.environ.get("ASAN_OPTIONS", "")
     return subprocess.run(
-        [sys.executable, "-c", PREAMBLE + textwrap.dedent(piece) + "\nprint('survived')"],
+        [
+            sys.executable,
+            "-c",
+            "\n".join([PREAMBLE, *map(textwrap.dedent, pieces), "print('survived')"]),
+        ],
         capture_output=True,
         text=True,
         timeout=30,
@@ -254,24 +258,65 @@ def test_a_pass_and_a_handler_of_the_program_do_not_disturb_each_other(piece):
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "survived\n", "")
 
 
+SIGACTION = """
+import ctypes
+SA_SIGINFO = 4
+HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.c_void_p)
+
+class Sigaction(ctypes.Structure):  # of the GNU C library
+    _fields_ = [("handler", HANDLER), ("mask", ctypes.c_ulong * 16),
+                ("flags", ctypes.c_int), ("restorer", ctypes.c_void_p)]
+
+libc = ctypes.CDLL(None)
+def install(handler, flags):
+    libc.sigaction(signal.SIGBUS, ctypes.byref(Sigaction(handler, flags=flags)), None)
+"""
+
+
 def test_a_previous_handler_with_siginfo_gets_its_siginfo():
     ended = run(
+        SIGACTION,
         """
-        import ctypes
-        HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.c_void_p)
-
-        class Sigaction(ctypes.Structure):  # of the GNU C library
-            _fields_ = [("handler", HANDLER), ("mask", ctypes.c_ulong * 16),
-                        ("flags", ctypes.c_int), ("restorer", ctypes.c_void_p)]
-
         got = []
         handler = HANDLER(lambda number, info, context: got.append((number, info[0], info[2])))
-        libc = ctypes.CDLL(None)
-        libc.sigaction(signal.SIGBUS, ctypes.byref(Sigaction(handler, flags=4)), None)  # SA_SIGINFO
+        install(handler, SA_SIGINFO)
         a_pass()
         getattr(libc, "raise")(signal.SIGBUS)
         assert got == [(signal.SIGBUS, signal.SIGBUS, -6)], got  # SI_TKILL
+        """,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "survived\n", "")
+
+
+def test_handlers_that_change_during_passes_are_called_each_in_its_own_way():
+    ended = run(
+        SIGACTION,
         """
+        import threading
+
+        got = []
+        PLAIN = ctypes.CFUNCTYPE(None, ctypes.c_int)
+        plain = PLAIN(lambda number: got.append((number,)))
+        with_info = HANDLER(lambda number, info, context: got.append((number, info[0], info[2])))
+        actions = (ctypes.cast(plain, HANDLER), 0), (with_info, SA_SIGINFO)
+        ended = threading.Event()
+
+        def change():
+            while not ended.is_set():
+                for handler, flags in actions:
+                    install(handler, flags)
+                    a_pass()
+
+        install(*actions[0])
+        thread = threading.Thread(target=change)
+        thread.start()
+        for _ in range(2000):
+            getattr(libc, "raise")(signal.SIGBUS)
+        ended.set()
+        thread.join()
+        assert len(got) == 2000
+        assert set(got) <= {(signal.SIGBUS,), (signal.SIGBUS, signal.SIGBUS, -6)}, set(got)
+        """,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "survived\n", "")
 
