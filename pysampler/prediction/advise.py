@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""What would make a migration converge: the least of each remedy.
+"""Remedies: what would make a migration converge, and the least value of each.
 
-Each remedy is searched for by running the model itself with it, so the numbers agree with what
-`predict` says of them. "Least" is the smallest with which half of the guests that the vector could
-be of converge; the safe value is the smallest with which 95 % of them do.
+A remedy is one change of a migration: more max-bandwidth, a longer downtime-limit, throttled vCPUs,
+a dirty limit, compression, or post-copy.
+
+The model of pre-copy is run with many values of a remedy. So the values found here agree with what
+`predict` says of them. The model is run for each guest of the bootstrap, the guests that the vector
+could be of (ensemble.py):
+
+- The least value is the smallest one with which half of these guests converge.
+- The safe value is the smallest one with which 95 % of them converge.
+
+The quick rule is apart from that. It needs no model: what gets dirty during the downtime must fit
+through the link in that time.
 """
 
 from __future__ import annotations
@@ -52,17 +61,20 @@ _MOST_CODECS = 16  # there are three; each costs a run of the model
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One remedy.
+    """One remedy, or the migration as it is.
 
     Attributes:
-        remedy: its name in JSON.
-        value: the least that makes the migration converge as likely as not, in ``unit``; None
-            where none does.
-        safe_value: the least with which it converges with 95 %; None where none does.
-        unit: of both, empty where there is no number.
-        p_converge: with ``value``; None where it cannot be told.
-        reasoning: one line.
-        figures: more numbers, by their JSON names.
+        remedy: the name in JSON; ``none`` for the migration as it is.
+        value: the least value, in ``unit``: with it the probability of convergence is 50 % or more.
+            None where no value does that, and where the remedy has no value.
+        safe_value: the safe value, in ``unit``: with it that probability is 95 % or more. None as
+            for ``value``.
+        unit: unit of both values: ``bytes/s``, ``ms``, ``%`` or ``MiB/s``. Empty where the remedy
+            has no value.
+        p_converge: probability of convergence, from 0 to 1, with ``value``; without a value, with
+            the remedy. None where no value makes the migration converge.
+        reasoning: the advice in words, one line.
+        figures: further numbers of the remedy, by their JSON names, which have the units.
     """
 
     remedy: str
@@ -124,23 +136,26 @@ def advise(
     members: int = MEMBERS,
     seed: int = 0,
 ) -> list[Advice]:
-    """Say what would make this migration converge.
+    """Return what would make this migration converge.
 
     Args:
-        measurement: the vector.
+        measurement: the vector of the guest.
         bandwidth: max-bandwidth, bytes per second.
-        downtime_limit_ms: None for unlimited.
-        precopy: how the migration is set up.
-        vcpus: of the guest; None: as many as the vector has dirty rates of, else 1.
-        unfinished: take a measurement whose status is not ``measured``, too.
-        members: guests to draw.
-        seed: of the random numbers.
+        downtime_limit_ms: downtime-limit, ms. None: unlimited.
+        precopy: the setup of the migration. None: QEMU's defaults.
+        vcpus: number of the guest's vCPUs. None: the number of vCPUs whose dirty rates the vector
+            has, or 1 where it has none.
+        unfinished: accept a measurement whose status is not ``measured``.
+        members: number of guests in the bootstrap.
+        seed: seed of the random numbers; the same seed gives the same advice.
 
     Returns:
-        First the migration as it is, then each remedy.
+        The migration as it is, then each remedy: bandwidth, downtime-limit, throttle, dirty-limit,
+        compression with each codec that the vector has figures of, and post-copy.
 
     Raises:
-        FormatError: the measurement cannot be predicted from; the message names the key.
+        FormatError: nothing can be predicted from the measurement; the message names the key.
+        UsageError: ``members`` or ``seed`` is out of range.
     """
     check_measurement(measurement, unfinished=unfinished)
     members, seed = checked_draw(members, seed)
@@ -233,9 +248,15 @@ def _least_downtime(model: _Model) -> Advice:
 
 
 def throttled(ensemble: Ensemble, percent: float) -> Ensemble:
-    """Return the guests with their vCPUs held back: they write as much in 1 / (1 - p) of the time.
+    """Return the guests with throttled vCPUs, as auto-converge throttles them.
 
-    auto-converge stops the vCPUs in slices that are too short for a rate window to notice.
+    A vCPU that is throttled by a share p sleeps for p of the time. So all that it writes takes
+    1 / (1 - p) of the time that it took before. The single sleeps are much shorter than the windows
+    in which the rate is limited, so the model has a slower guest and not a pausing one.
+
+    Args:
+        ensemble: the guests.
+        percent: p in percent, from 0 to below 100.
     """
     speed = 1 - percent / 100
     components, guests = ensemble.components.copy(), ensemble.guests.copy()
@@ -286,9 +307,8 @@ def _dirty_limit(model: _Model, throttle: Advice, vcpus: int) -> Advice:
     elif throttle.value == 0:
         text = "no limit is needed"
     else:
-        text = (
-            f"each of {vcpus} vCPUs held to {value:.0f} MiB/s does what {throttle.value:.0f} % do"
-        )
+        held = "the vCPU" if vcpus == 1 else f"each of {vcpus} vCPUs"
+        text = f"{held} held to {value:.0f} MiB/s does what {throttle.value:.0f} % do"
     return Advice("dirty-limit", value, safe, "MiB/s", throttle.p_converge, text, {"vcpus": vcpus})
 
 
@@ -367,14 +387,18 @@ def _first_pass_s(model: _Model) -> float:
 
 @dataclass(frozen=True, slots=True)
 class QuickVerdict:
-    """The quick rule: what gets dirty during the downtime must fit through the link in it.
+    """The verdict of the quick rule.
+
+    The rule: a migration converges when the pages that get dirty during one downtime-limit fit
+    through the link in that time.
 
     Attributes:
         converges: the verdict.
-        dirty_bytes: dirtied in one downtime-limit, as sent.
-        carried_bytes: what the link carries in it.
-        p_converge: how sure the samples are; None where their number is not known.
-        reasoning: one line.
+        dirty_bytes: bytes on the wire of the pages that get dirty in that time.
+        carried_bytes: bytes that the link carries in that time.
+        p_converge: probability, from 0 to 1, that the dirty pages fit, as far as the samples tell.
+            None where the number of samples is not known.
+        reasoning: the verdict in words, one line.
     """
 
     converges: bool
@@ -402,16 +426,20 @@ def quick(
     *,
     unfinished: bool = False,
 ) -> QuickVerdict:
-    """Apply the quick rule, for which millisecond calc-time was made.
+    """Apply the quick rule to a vector.
+
+    QEMU 8.2 takes a calc-time in milliseconds for the sake of this rule: one downtime-limit can be
+    measured.
 
     Args:
-        measurement: one of whose periods is as long as the downtime-limit, to 10 %.
-        bandwidth: bytes per second.
-        downtime_limit_ms: ms.
-        unfinished: take a measurement whose status is not ``measured``, too.
+        measurement: the vector. One of its periods must be within 10 % of the downtime-limit.
+        bandwidth: rate of the link, bytes per second.
+        downtime_limit_ms: downtime-limit, ms.
+        unfinished: accept a measurement whose status is not ``measured``.
 
     Raises:
-        FormatError: nothing was sampled, or no period is that long.
+        FormatError: nothing was sampled, no period is near the downtime-limit, or nothing can be
+            predicted from the measurement. The message names the key.
     """
     check_measurement(measurement, unfinished=unfinished)
     if not measurement.n_sampled_pages or not measurement.periods:
@@ -462,14 +490,16 @@ def quick_from_rate(
 ) -> QuickVerdict:
     """Apply the quick rule to QEMU's own reply to query-dirty-rate.
 
+    The reply does not tell the number of samples. So the verdict has no probability.
+
     Args:
-        dirty_rate: MiB/s.
-        calc_time_ms: how long was measured.
-        bandwidth: bytes per second.
-        downtime_limit_ms: ms; calc-time must be as long, to 10 %.
+        dirty_rate: the reply's dirty-rate, MiB/s.
+        calc_time_ms: the reply's calc-time, ms. It must be within 10 % of the downtime-limit.
+        bandwidth: rate of the link, bytes per second.
+        downtime_limit_ms: downtime-limit, ms.
 
     Raises:
-        FormatError: it is not.
+        FormatError: calc-time is not near the downtime-limit.
     """
     if abs(calc_time_ms - downtime_limit_ms) > 0.1 * downtime_limit_ms:
         raise FormatError(

@@ -168,6 +168,12 @@ def test_the_dirty_limit_is_shared_by_the_vcpus():
     assert one == pytest.approx(4 * four, abs=4)
 
 
+@pytest.mark.parametrize(("vcpus", "held"), [(1, "the vCPU held"), (2, "each of 2 vCPUs held")])
+def test_the_dirty_limit_speaks_of_one_vcpu_or_of_several(vcpus, held):
+    reasoning = remedies(vcpus=vcpus)["dirty-limit"].reasoning
+    assert reasoning.startswith(f"{held} to ")
+
+
 def compressing(ratio):
     figures = {"ratio-mean": ratio, "bytes-per-s": 2e9}
     details = {"compression": {"codecs": {"zstd": {"all": figures, "dirtied": figures}}}}
