@@ -50,7 +50,7 @@ MEMCMP = "memcmp"
 
 
 @dataclass(frozen=True)
-class Case:
+class HashCase:
     """One way to go through pages.
 
     Attributes:
@@ -82,7 +82,7 @@ class Result:
         unstable: whether the spread forbids comparing.
     """
 
-    case: Case
+    case: HashCase
     ns_per_page: float
     spread: float
     unstable: bool
@@ -109,16 +109,16 @@ class Result:
         }
 
 
-def cases(threads: int, *, huge: bool = True) -> list[Case]:
+def cases(threads: int, *, huge: bool = True) -> list[HashCase]:
     """Return the cases that are worth a column, for up to ``threads`` threads."""
     found = []
     for name in (*HASHES, MEMCMP):
-        found.append(Case(name, cold=False))
+        found.append(HashCase(name, cold=False))
         for backing in (False, True) if huge else (False,):
-            found += [Case(name, huge=backing, prefetch=prefetch) for prefetch in (False, True)]
+            found += [HashCase(name, huge=backing, prefetch=prefetch) for prefetch in (False, True)]
         if name != MEMCMP:
-            found.append(Case(name, remote=True))
-            found += [Case(name, prefetch=True, threads=n) for n in range(2, threads + 1)]
+            found.append(HashCase(name, remote=True))
+            found += [HashCase(name, prefetch=True, threads=n) for n in range(2, threads + 1)]
     return found
 
 
@@ -185,7 +185,7 @@ class HashBenchmark:
             for case, timing in zip(self._cases, self._timings, strict=True)
         ]
 
-    def _timing(self, case: Case) -> Timing:
+    def _timing(self, case: HashCase) -> Timing:
         region = self._regions[case.huge]
         if case.cold:
             pages = COLD_PAGES
@@ -220,7 +220,7 @@ class HashBenchmark:
             time.perf_counter_ns,
         )
 
-    def _memcmp(self, region: Region, case: Case, pages: int) -> Callable[[], object]:
+    def _memcmp(self, region: Region, case: HashCase, pages: int) -> Callable[[], object]:
         # Always the same pages, for each has its copy; every other case evicts them.
         vfns = region.cold(pages if case.cold else _COMPARED_PAGES).copy()
         kept = region.pages[vfns.astype(np.intp)]

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from pysampler.benchmark.hashing import Case, Result
+    from pysampler.benchmark.hashing import HashCase, Result
 
 
 def draw_results(results: Sequence[Result], facts: dict[str, Any]) -> Figure:
     """Return a figure of ns per page by hash and way of reading."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import, and an extra
 
-    series: dict[str, Callable[[Case], bool]] = {
+    series: dict[str, Callable[[HashCase], bool]] = {
         "in cache": lambda case: not case.cold,
         "cold": lambda case: _plain_cold(case) and not case.prefetch,
         "cold, prefetch": lambda case: _plain_cold(case) and case.prefetch,
@@ -51,5 +51,5 @@ def draw_results(results: Sequence[Result], facts: dict[str, Any]) -> Figure:
     return figure
 
 
-def _plain_cold(case: Case) -> bool:
+def _plain_cold(case: HashCase) -> bool:
     return case.cold and not (case.huge or case.remote or case.threads > 1)

@@ -10,7 +10,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pysampler.benchmark.hashing import PASS_SHARE, Case, HashBenchmark, PassCost, Result, pass_cost
+from pysampler.benchmark.hashing import (
+    PASS_SHARE,
+    HashBenchmark,
+    HashCase,
+    PassCost,
+    Result,
+    pass_cost,
+)
 from pysampler.benchmark.plot import draw_results
 from pysampler.cli.arguments import checked, size, whole_number
 from pysampler.cli.picture import picture_file
@@ -135,16 +142,16 @@ def _as_json(
     }
 
 
-def _columns(threads: int) -> dict[str, Case]:
+def _columns(threads: int) -> dict[str, HashCase]:
     """Return column titles, each with its case; the hash is left open."""
     return {
-        "in cache": Case("", cold=False),
-        "cold 4K": Case(""),
-        "prefetch": Case("", prefetch=True),
-        "cold 2M": Case("", huge=True),
-        "prefetch 2M": Case("", huge=True, prefetch=True),
-        "readv": Case("", remote=True),
-        **{f"{n} threads": Case("", prefetch=True, threads=n) for n in range(2, threads + 1)},
+        "in cache": HashCase("", cold=False),
+        "cold 4K": HashCase(""),
+        "prefetch": HashCase("", prefetch=True),
+        "cold 2M": HashCase("", huge=True),
+        "prefetch 2M": HashCase("", huge=True, prefetch=True),
+        "readv": HashCase("", remote=True),
+        **{f"{n} threads": HashCase("", prefetch=True, threads=n) for n in range(2, threads + 1)},
     }
 
 
@@ -166,7 +173,7 @@ def _results_table(results: Sequence[Result], facts: dict[str, Any], threads: in
         cells = []
         for case in columns.values():
             result = by_case.get(
-                Case(name, case.cold, case.huge, case.prefetch, case.remote, case.threads)
+                HashCase(name, case.cold, case.huge, case.prefetch, case.remote, case.threads)
             )
             cells.append(
                 f"{result.ns_per_page:.0f} ({result.gb_per_s:.1f}){'?' * result.unstable}"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pysampler.benchmark.hashing import HASHES, Case, Result, cases, pass_cost
+from pysampler.benchmark.hashing import HASHES, HashCase, Result, cases, pass_cost
 from pysampler.benchmark.memory import Region
 from pysampler.units import GIB, MIB
 
@@ -19,13 +19,13 @@ def test_every_hash_is_timed_every_way():
 
 def test_the_price_of_a_pass_follows_from_a_page():
     # The published guest: 16384 samples of 32 GiB; 12.5 ms are a tenth of the first period.
-    cost = pass_cost(Result(Case("xxh3"), 250.0, 0.0, unstable=False), 32 * GIB, 512)
+    cost = pass_cost(Result(HashCase("xxh3"), 250.0, 0.0, unstable=False), 32 * GIB, 512)
     assert cost.milliseconds == pytest.approx(16384 * 250e-6)
     assert cost.sample_pages == 50_000 // 32
 
 
 def test_the_largest_sample_pages_ends_at_the_limit():
-    cost = pass_cost(Result(Case("xxh3"), 10.0, 0.0, unstable=False), GIB, 512)
+    cost = pass_cost(Result(HashCase("xxh3"), 10.0, 0.0, unstable=False), GIB, 512)
     assert cost.sample_pages == 16384
 
 
