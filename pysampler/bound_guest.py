@@ -2,6 +2,9 @@
 """A ``pysampler guest`` that the kernel ends when its parent is gone, also by SIGKILL.
 
 Process PARENT starts it through `pysampler.host.child`, with the arguments ``PARENT guest ...``.
+
+It is no part of ``guest/``: it runs the whole command. So it imports from the highest room, which
+``guest/`` may not. `pysampler.guest.process` starts it by its name and imports nothing of it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
 """Throttled vCPUs of a guest that runs.
 
-A machine that takes the CPU from a vCPU takes its time to sleep as well. So of ten windows
-the one that was disturbed least counts; a wrong throttle is wrong in all of them. The arithmetic
-is held exactly in test_pace.py.
+Other programs of the machine take the CPU from a vCPU. Then it writes less and sleeps less than its
+throttle says, however right the throttle is. So a test takes up to ten windows of time, and passes
+at the first one in which each vCPU's writes and its sleep are both as told.
+
+That finds each throttle that is wrong all the time, as a wrong share or a wrong pace is: no window
+comes near then. It does not find one that is right in some windows only. The arithmetic of the
+throttle has no such windows: test_pace.py holds it exactly, under an invented clock.
 """
 
 import time
