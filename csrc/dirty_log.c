@@ -62,27 +62,67 @@ uint64_t ps_log_count(const uint64_t *words, size_t n)
     return count;
 }
 
-int64_t ps_log_harvest(struct ps_log_ring *ring, const uint64_t *entries, uint64_t *seen,
-                       uint64_t n_bits)
+/* The entries of a ring that are to be harvested: from *from_ret up to *to_ret. */
+static int entries_of(const struct ps_log_ring *ring, uint64_t ring_size, uint64_t *from_ret,
+                      uint64_t *to_ret)
 {
-    const uint64_t harvested = __atomic_load_n(&ring->harvested, __ATOMIC_RELAXED);
-    const uint64_t written = __atomic_load_n(&ring->written, __ATOMIC_ACQUIRE);
+    *from_ret = __atomic_load_n(&ring->harvested, __ATOMIC_RELAXED);
+    *to_ret = __atomic_load_n(&ring->written, __ATOMIC_ACQUIRE);
+    return *to_ret - *from_ret > (ring_size ? ring_size + PS_LOG_SPARE : 0) ? -EPROTO : 0;
+}
+
+static uint64_t page_at(const uint64_t *entries, uint64_t ring_size, uint64_t i)
+{
+    return __atomic_load_n(entries + (i & (2 * ring_size - 1)), __ATOMIC_RELAXED);
+}
+
+/* Give the vCPU its entries back, of which there were `from` before. */
+static void release_entries(struct ps_log_ring *ring, uint64_t from, uint64_t to)
+{
+    __atomic_store_n(&ring->harvested, to, __ATOMIC_RELEASE);
+    if (to != from)
+        syscall(SYS_futex, low_half(&ring->harvested), FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+int64_t ps_log_harvest(struct ps_log_ring *ring, const uint64_t *entries, uint64_t ring_size,
+                       uint64_t *seen, uint64_t n_bits)
+{
+    uint64_t from, to;
     int64_t n_new = 0;
 
-    if (written - harvested > PS_LOG_RING)
+    if (entries_of(ring, ring_size, &from, &to) < 0)
         return -EPROTO;
-    for (uint64_t i = harvested; i != written; i++) {
-        const uint64_t page = __atomic_load_n(entries + i % PS_LOG_RING, __ATOMIC_RELAXED);
+    for (uint64_t i = from; i != to; i++) {
+        const uint64_t page = page_at(entries, ring_size, i);
         if (page >= n_bits)
             return -EPROTO;
         const uint64_t bit = (uint64_t)1 << page % 64;
         n_new += !(seen[page / 64] & bit);
         seen[page / 64] |= bit;
     }
-    __atomic_store_n(&ring->harvested, written, __ATOMIC_RELEASE);
-    if (written != harvested)
-        syscall(SYS_futex, low_half(&ring->harvested), FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    release_entries(ring, from, to);
     return n_new;
+}
+
+int64_t ps_log_collect(struct ps_log_ring *ring, const uint64_t *entries, uint64_t ring_size,
+                       uint64_t *words, uint64_t *kept, uint64_t n_bits)
+{
+    uint64_t from, to;
+
+    if (entries_of(ring, ring_size, &from, &to) < 0)
+        return -EPROTO;
+    for (uint64_t i = from; i != to; i++) {
+        const uint64_t page = page_at(entries, ring_size, i);
+        if (page >= n_bits)
+            return -EPROTO;
+        const uint64_t bit = (uint64_t)1 << page % 64;
+        /* Clear already: it was taken, and may have been read, since it entered the ring. */
+        const uint64_t was = __atomic_fetch_and(words + page / 64, ~bit, __ATOMIC_SEQ_CST);
+        if (kept)
+            kept[page / 64] |= was & bit;
+    }
+    release_entries(ring, from, to);
+    return (int64_t)(to - from);
 }
 
 void ps_log_wait(struct ps_dirty_log *log, uint32_t *kicks)

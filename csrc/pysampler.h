@@ -305,9 +305,9 @@ int ps_ring_serve(struct ps_ring_set *set, int request_fd, int reply_fd);
 /*
  * What the vCPUs have written, noted by themselves, in a memfd that others can map: one struct
  * ps_dirty_log, a page of 4096 bytes; a struct ps_log_block for each block; a struct ps_log_ring
- * for each vCPU; the entries of each ring; a bit for each page of 4096 bytes. Each part but the
- * first begins where the one before it ends, and the bits of each block begin with a word of their
- * own.
+ * for each vCPU; room for the entries of each ring, twice its size; a bit for each page of 4096
+ * bytes. Each part but the first begins where the one before it ends, and the bits of each block
+ * begin with a word of their own.
  *
  * A vCPU writes memory, then looks at the page's bit and sets it if it is clear. Who clears the bit
  * and then reads the page must not miss a write: but the processor may look at the bit before
@@ -320,9 +320,11 @@ int ps_ring_serve(struct ps_ring_set *set, int request_fd, int reply_fd);
  * One reader at a time: the one that holds a lock of flock() on the file.
  */
 enum {
-    PS_LOG_VERSION = 1,
-    PS_LOG_RING = 4096, /* entries of a ring, a usual dirty-ring-size of QEMU */
-    PS_LOG_SPARE = 32,  /* entries that are left when a ring counts as full, as KVM leaves some */
+    PS_LOG_VERSION = 2,
+    PS_LOG_RING = 4096,     /* a usual ring size: QEMU's dirty-ring-size, in entries; */
+    PS_LOG_RING_MIN = 1024, /*   it is a power of two, */
+    PS_LOG_RING_MAX = 65536,
+    PS_LOG_SPARE = 32,       /* what a batch may write into a ring beyond its size */
     PS_LOG_HOLD_MS = 5000,   /* longer no vCPU stands at a full ring: logging ends then */
     PS_LOG_SLEEP_MS = 60000, /* longer no vCPU sleeps after it */
 };
@@ -339,11 +341,12 @@ struct ps_dirty_log {
     uint64_t version;
     uint64_t n_vcpus;
     uint64_t n_blocks;
-    uint64_t fence;   /* 1: each write has a barrier */
-    uint64_t cost_ns; /* what a vCPU waits at each first write, awake, as for KVM's fault */
-    uint64_t reserved[2];
-    uint32_t mode;  /* atomic, enum ps_log_mode */
-    uint32_t kicks; /* atomic: raised and woken when a ring is half full or full */
+    uint64_t fence;      /* 1: each write has a barrier */
+    uint64_t cost_ns;    /* what a vCPU waits at each first write, awake, as for KVM's fault */
+    uint64_t ring_size;  /* entries after which a ring is full; 0: there are no rings */
+    uint64_t own_reader; /* 1: the guest's own process reads the log now */
+    uint32_t mode;       /* atomic, enum ps_log_mode */
+    uint32_t kicks;      /* atomic: raised and woken when a ring is half full or full */
 };
 
 struct ps_log_block {
@@ -354,10 +357,11 @@ struct ps_log_block {
 
 struct ps_log_ring { /* entry: first_word * 64 + vfn of a page whose bit this vCPU has set */
     /* the vCPU's */
-    uint64_t written;  /* atomic: entries ever written */
-    uint64_t n_full;   /* atomic: how often it was full */
-    uint64_t stood_ns; /* atomic: how long the vCPU stood until it was harvested */
-    uint64_t reserved[5];
+    uint64_t written;         /* atomic: entries ever written */
+    uint64_t n_full;          /* atomic: how often it was full */
+    uint64_t stood_ns;        /* atomic: how long the vCPU stood until it was harvested */
+    uint64_t asleep_until_ns; /* atomic: CLOCK_MONOTONIC, when its last sleep after that ends */
+    uint64_t reserved[4];
     /* the reader's */
     uint64_t harvested; /* atomic: entries ever harvested; its low half wakes the vCPU */
     uint64_t sleep_ns;  /* atomic: how long the vCPU sleeps at each full ring, after the harvest */
@@ -394,10 +398,22 @@ uint64_t ps_log_count(const uint64_t *words, size_t n);
  *
  * Returns how many they were, or -EPROTO: the ring says what cannot be.
  *
- * Pre: seen has n_bits bits; nobody else harvests.
+ * Pre: seen has n_bits bits; entries has twice ring_size; nobody else harvests.
  */
-int64_t ps_log_harvest(struct ps_log_ring *ring, const uint64_t *entries, uint64_t *seen,
-                       uint64_t n_bits);
+int64_t ps_log_harvest(struct ps_log_ring *ring, const uint64_t *entries, uint64_t ring_size,
+                       uint64_t *seen, uint64_t n_bits);
+
+/*
+ * Harvest a ring as KVM's is harvested: each page's bit in the log is cleared, so that its next
+ * write enters a ring again, and is set in `kept`, unless that is NULL, if it was not clear yet.
+ * Then the vCPU is woken. A page of `kept` may be read once ps_log_take() has been called.
+ *
+ * Returns how many entries they were, or -EPROTO: the ring says what cannot be.
+ *
+ * Pre: as ps_log_harvest; words and kept have n_bits bits; nobody else changes kept.
+ */
+int64_t ps_log_collect(struct ps_log_ring *ring, const uint64_t *entries, uint64_t ring_size,
+                       uint64_t *words, uint64_t *kept, uint64_t n_bits);
 
 /* Wait until a vCPU kicks, which it has done if *kicks is no more what it was, or for 100 ms.
  * *kicks is what it is then. */
@@ -476,8 +492,9 @@ struct ps_vcpu {
     uint64_t index;
     uint64_t *writes;         /* this vCPU's published counter */
     struct ps_dirty_log *log; /* NULL: there is none */
-    struct ps_log_ring *ring; /* of PS_LOG_RING entries: */
-    uint64_t *ring_entries;
+    struct ps_log_ring *ring;
+    uint64_t *ring_entries; /* room for twice as many as */
+    uint64_t ring_size;     /* make the ring full; 0: there is no ring */
     /* what: set while ps_vcpu_run is not under way */
     void *base;          /* start of the working set */
     uint64_t *stamps;    /* per page of it: CLOCK_MONOTONIC ns of its last write; NULL: not kept */

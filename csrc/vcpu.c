@@ -251,13 +251,30 @@ static void stand_at_full_ring(struct ps_vcpu *vcpu, uint64_t now, uint64_t end)
     __atomic_store_n(&ring->stood_ns, ring->stood_ns + now - began, __ATOMIC_RELEASE);
 }
 
+static void set_sleep(struct ps_vcpu *vcpu, uint64_t until_ns)
+{
+    vcpu->asleep_until_ns = until_ns;
+    __atomic_store_n(&vcpu->ring->asleep_until_ns, until_ns, __ATOMIC_RELEASE);
+}
+
 /* The ring has been harvested: what else its vCPU has to wait, as dirty-limit throttles. */
 static void leave_full_ring(struct ps_vcpu *vcpu, uint64_t now)
 {
     const uint64_t sleep_ns = __atomic_load_n(&vcpu->ring->sleep_ns, __ATOMIC_ACQUIRE);
 
     vcpu->full_since_ns = 0;
-    vcpu->asleep_until_ns = now + smaller(sleep_ns, PS_LOG_SLEEP_MS * LOG_MS_NS);
+    set_sleep(vcpu, now + smaller(sleep_ns, PS_LOG_SLEEP_MS * LOG_MS_NS));
+}
+
+/* Sleep on after a full ring, or wake up if there is no limit any more. */
+static void sleep_after_full_ring(struct ps_vcpu *vcpu, uint64_t now, uint64_t end, uint64_t *left)
+{
+    if (!__atomic_load_n(&vcpu->ring->sleep_ns, __ATOMIC_ACQUIRE)) {
+        set_sleep(vcpu, 0);
+        return;
+    }
+    const uint64_t look = now + LOG_SLEEP_LOOK_NS;
+    sleep_throttled(vcpu, now, smaller(smaller(end, look), vcpu->asleep_until_ns), left);
 }
 
 int ps_vcpu_run(struct ps_vcpu *vcpu, uint64_t origin_ns, uint64_t until_ns)
@@ -286,7 +303,7 @@ int ps_vcpu_run(struct ps_vcpu *vcpu, uint64_t origin_ns, uint64_t until_ns)
         } else if (vcpu->full_since_ns) {
             leave_full_ring(vcpu, now);
         } else if (now < vcpu->asleep_until_ns) {
-            sleep_throttled(vcpu, now, smaller(end, vcpu->asleep_until_ns), &left);
+            sleep_after_full_ring(vcpu, now, end, &left);
             look = 0;
         } else if (vcpu->pattern == PS_PATTERN_IDLE) {
             wait_until(vcpu, end);

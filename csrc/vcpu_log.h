@@ -17,6 +17,9 @@
 static const long LOG_LOOK_NS = 1000000;
 static const uint64_t LOG_MS_NS = 1000000;
 
+/* One that sleeps after it looks this often whether it still has to. */
+static const uint64_t LOG_SLEEP_LOOK_NS = 10000000;
+
 /* The half of a counter that changes, for a futex. */
 static inline uint32_t *low_half(uint64_t *counter)
 {
@@ -35,12 +38,12 @@ static inline uint64_t ring_used(const struct ps_log_ring *ring)
            __atomic_load_n(&ring->harvested, __ATOMIC_ACQUIRE);
 }
 
-/* Full for a whole batch: one that has begun is never stopped by its ring. */
+/* Looked at between batches: one that has begun is never stopped by its ring. */
 static inline bool ring_is_full(const struct ps_vcpu *vcpu)
 {
-    return vcpu->log &&
+    return vcpu->ring_size &&
            __atomic_load_n(&vcpu->log->mode, __ATOMIC_ACQUIRE) == PS_LOG_BITMAP_AND_RING &&
-           ring_used(vcpu->ring) > PS_LOG_RING - PS_LOG_SPARE;
+           ring_used(vcpu->ring) >= vcpu->ring_size;
 }
 
 static inline void put_into_ring(struct ps_vcpu *vcpu, uint64_t page)
@@ -48,9 +51,9 @@ static inline void put_into_ring(struct ps_vcpu *vcpu, uint64_t page)
     struct ps_log_ring *const ring = vcpu->ring;
     const uint64_t written = __atomic_load_n(&ring->written, __ATOMIC_RELAXED);
 
-    vcpu->ring_entries[written % PS_LOG_RING] = page;
+    vcpu->ring_entries[written & (2 * vcpu->ring_size - 1)] = page;
     __atomic_store_n(&ring->written, written + 1, __ATOMIC_RELEASE);
-    if (ring_used(ring) == PS_LOG_RING / 2)
+    if (ring_used(ring) == vcpu->ring_size / 2)
         kick(vcpu->log);
 }
 
@@ -65,7 +68,7 @@ static inline bool log_write(struct ps_vcpu *vcpu, uint32_t mode, uint64_t vfn)
         return false;
     if (__atomic_fetch_or(word, bit, __ATOMIC_SEQ_CST) & bit)
         return false; /* another vCPU came first */
-    if (mode == PS_LOG_BITMAP_AND_RING)
+    if (mode == PS_LOG_BITMAP_AND_RING && vcpu->ring_size)
         put_into_ring(vcpu, vcpu->log_first + vfn);
     return true;
 }

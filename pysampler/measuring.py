@@ -59,9 +59,10 @@ def exact_observer(
 ) -> VcpuLog | DirtyBitmap | DirtyRing | SoftDirty | FullComparison:
     """Return the best observer that a mode can have here.
 
-    For an emulated guest that is the log that its vCPUs keep. For other memory and
-    ``dirty-bitmap`` it is userfaultfd, else soft-dirty bits, else a full comparison of
-    content; the vector's ``x-pysampler.tracking`` says which. ``dirty-ring`` has no substitute.
+    For an emulated guest that is the log that its vCPUs keep, unless the guest reads that itself.
+    For other memory and ``dirty-bitmap`` it is userfaultfd, else soft-dirty bits, else a full
+    comparison of content. For ``dirty-ring`` it is userfaultfd, and nothing else. The vector's
+    ``x-pysampler.tracking`` says which.
 
     Args:
         blocks: what to track.
@@ -76,17 +77,20 @@ def exact_observer(
         MissingFeatureError: dirty-ring cannot be had here.
         SourceError: the memory cannot be tracked, or is tracked already.
     """
+    no_log = ""
     if mode in (Mode.DIRTY_BITMAP, Mode.DIRTY_RING):
-        with suppress(NoLogError):
+        try:
             return VcpuLog(blocks, mode, pid=pid, threads=threads)
+        except NoLogError as error:
+            no_log = str(error)
     if mode is Mode.DIRTY_RING:
         if vcpus is None:
             vcpus = vcpu_threads(os.getpid() if pid is None else pid)
-        return DirtyRing(blocks, vcpus, pid=pid, threads=threads)
+        return DirtyRing(blocks, vcpus, pid=pid, threads=threads, reason=no_log)
     if mode is not Mode.DIRTY_BITMAP:
         raise UsageError(f"mode {mode.value} is not exact tracking")
     try:
-        return DirtyBitmap(blocks, pid=pid, threads=threads)
+        return DirtyBitmap(blocks, pid=pid, threads=threads, reason=no_log)
     except (MissingFeatureError, UntrackableError) as error:
         reason = str(error)
     with suppress(MissingFeatureError, UntrackableError):

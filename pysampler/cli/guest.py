@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from pysampler.cli.arguments import checked, integer, size
 from pysampler.cli.signals import EndingSignals
 from pysampler.cli.streams import put, say
+from pysampler.core import LOG_RING, LOG_RING_MAX, LOG_RING_MIN
 from pysampler.errors import UsageError
 from pysampler.guest import BlockSpec, Content, Guest, Phases, allocate
+from pysampler.guest.dirty_log import check_ring_size
 from pysampler.guest.guest import MAX_VCPUS, SLOT_BYTES
 from pysampler.guest.held import HeldVcpus
 from pysampler.guest.measure import GuestMeasure
@@ -115,6 +117,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "e.g. 1.3us (default 0, at most 1ms)",
     )
     parser.add_argument(
+        "--dirty-ring-size",
+        type=checked(_ring_size),
+        default=LOG_RING,
+        metavar="N",
+        help=f"entries of each vCPU's dirty ring, a power of two from {LOG_RING_MIN} to "
+        f"{LOG_RING_MAX} (default {LOG_RING}); 0: the guest has none, so QMP has neither mode "
+        "dirty-ring nor dirty-limit",
+    )
+    parser.add_argument(
         "--qmp", metavar="ADDRESS", help="serve QMP at unix:PATH or tcp:127.0.0.1:PORT"
     )
 
@@ -142,7 +153,13 @@ def run(args: argparse.Namespace) -> int:
                 truth=args.truth,
                 reachable=_reachable(specs, phases, args.zero),
             )
-        guest = Guest(ram, phases, args.seed, logging_cost_ns=args.logging_cost)
+        guest = Guest(
+            ram,
+            phases,
+            args.seed,
+            logging_cost_ns=args.logging_cost,
+            dirty_ring_size=args.dirty_ring_size,
+        )
         stack.callback(guest.close)
         offered = offer_userfaultfd()  # for exact tracking from outside
         for fd in offered:
@@ -203,6 +220,13 @@ def _cost_ns(text: str) -> int:
             f"--logging-cost: {text[:40]!r} is not a time from 0us to 1ms, as 1.3us and 900ns are"
         )
     return ns
+
+
+def _ring_size(text: str) -> int:
+    name = "--dirty-ring-size"
+    if not (text.isascii() and text.isdecimal()) or len(text) > 20:
+        raise UsageError(f"{name} must be a whole number (got {text[:40]!r})")
+    return check_ring_size(int(text), name)
 
 
 def _phases(args: argparse.Namespace) -> Phases:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LOG_RING: int = lib.PS_LOG_RING
+LOG_RING_MIN: int = lib.PS_LOG_RING_MIN
+LOG_RING_MAX: int = lib.PS_LOG_RING_MAX
 LOG_SPARE: int = lib.PS_LOG_SPARE
 LOG_HOLD_S: float = lib.PS_LOG_HOLD_MS / 1000
 
@@ -62,10 +64,16 @@ def log_blocks(files: Sequence[tuple[int, int]], n_pages: Sequence[int]) -> tupl
     return tuple(blocks)
 
 
-def log_bytes(n_vcpus: int, blocks: Sequence[LogBlock]) -> int:
+def is_ring_size(entries: int) -> bool:
+    """Return whether rings can have that size: 0, or a power of two from 1024 to 65536."""
+    is_power = entries & (entries - 1) == 0
+    return entries == 0 or (LOG_RING_MIN <= entries <= LOG_RING_MAX and is_power)
+
+
+def log_bytes(n_vcpus: int, blocks: Sequence[LogBlock], ring_size: int = LOG_RING) -> int:
     """Return the size of a log's file."""
     n_words = sum(block.n_words for block in blocks)
-    return _entries_at(n_vcpus, len(blocks)) + (n_vcpus * LOG_RING + n_words) * 8
+    return _entries_at(n_vcpus, len(blocks)) + (n_vcpus * 2 * ring_size + n_words) * 8
 
 
 def _entries_at(n_vcpus: int, n_blocks: int) -> int:
@@ -76,19 +84,28 @@ class DirtyLogFile:
     """A dirty log that is mapped here. The mapping must outlive it.
 
     Attributes:
-        n_vcpus: rings.
+        n_vcpus: how many there are, each with a ring.
         blocks: RAMBlocks.
+        ring_size: entries after which a ring is full; 0 for no rings.
     """
 
-    def __init__(self, words: NDArray[np.uint64], n_vcpus: int, blocks: Sequence[LogBlock]) -> None:
+    def __init__(
+        self,
+        words: NDArray[np.uint64],
+        n_vcpus: int,
+        blocks: Sequence[LogBlock],
+        ring_size: int = LOG_RING,
+    ) -> None:
         """Look at ``words``, the whole file, as a log of so many vCPUs and of these blocks.
 
         Raises:
-            ValueError: the file has another size.
+            ValueError: the file has another size, or rings cannot have that one.
         """
-        if words.nbytes != log_bytes(n_vcpus, blocks):
+        if not is_ring_size(ring_size):
+            raise ValueError(f"it says that it has rings of {ring_size} entries")
+        if words.nbytes != log_bytes(n_vcpus, blocks, ring_size):
             raise ValueError("a log of another size")
-        self.n_vcpus, self.blocks = n_vcpus, tuple(blocks)
+        self.n_vcpus, self.blocks, self.ring_size = n_vcpus, tuple(blocks), ring_size
         start = u64(words, "log", writable=True)
         base = ffi.cast("char *", start)
         self._words = words  # C points into it
@@ -97,8 +114,9 @@ class DirtyLogFile:
         self._table = ffi.cast("struct ps_log_block *", base + _HEADER_BYTES)
         self._rings = ffi.cast("struct ps_log_ring *", base + rings_at)
         entries_at = _entries_at(n_vcpus, len(blocks)) // 8
-        self._entries = words[entries_at : entries_at + n_vcpus * LOG_RING].reshape(-1, LOG_RING)
-        self._bits = words[entries_at + n_vcpus * LOG_RING :]
+        bits_at = entries_at + n_vcpus * 2 * ring_size
+        self._entries = words[entries_at:bits_at].reshape(n_vcpus, 2 * ring_size)
+        self._bits = words[bits_at:]
         self._kicks = ffi.new("uint32_t *")
 
     @classmethod
@@ -122,7 +140,7 @@ class DirtyLogFile:
         table = ffi.cast("struct ps_log_block *", base + _HEADER_BYTES)
         rows = [(int(row.device), int(row.inode), int(row.n_pages)) for row in table[0:n_blocks]]
         blocks = log_blocks([row[:2] for row in rows], [row[2] for row in rows])
-        return cls(words, n_vcpus, blocks)
+        return cls(words, n_vcpus, blocks, int(header.ring_size))
 
     def publish(self, cost_ns: int) -> None:
         """Write what describes the log; by the guest that has made it.
@@ -135,7 +153,7 @@ class DirtyLogFile:
             row.n_pages, row.first_word = block.n_pages, block.first_word
         log = self._log
         log.version, log.n_vcpus, log.n_blocks = lib.PS_LOG_VERSION, self.n_vcpus, len(self.blocks)
-        log.cost_ns = cost_ns
+        log.cost_ns, log.ring_size = cost_ns, self.ring_size
         log.fence = lib.ps_log_register() < 0
         log.magic = lib.ps_log_magic()
 
@@ -174,8 +192,11 @@ class DirtyLogFile:
         check(lib.ps_log_take(words, n, u64(taken, "taken", writable=True)), "membarrier")
         return taken
 
-    def take_all(self) -> list[NDArray[np.uint64]]:
+    def take_all(self) -> NDArray[np.uint64]:
         """Get and reset the bits of all blocks, as `take` does, at one go.
+
+        Returns:
+            The words of all blocks; `LogBlock` says where each block's are.
 
         Raises:
             OSError: there are no barriers here (membarrier).
@@ -183,7 +204,7 @@ class DirtyLogFile:
         taken = np.empty(len(self._bits), dtype=np.uint64)
         words = u64(self._bits, "bits", writable=True)
         check(lib.ps_log_take(words, len(taken), u64(taken, "taken", writable=True)), "membarrier")
-        return [taken[b.first_word : b.first_word + b.n_words] for b in self.blocks]
+        return taken
 
     def reset(self) -> None:
         """Clear the bits of all blocks.
@@ -216,10 +237,41 @@ class DirtyLogFile:
             OSError: the ring says what cannot be.
         """
         entries = u64(self._entries[vcpu], "entries")
+        seen_words = u64(seen, "seen", writable=True)
         n = lib.ps_log_harvest(
-            self._rings + vcpu, entries, u64(seen, "seen", writable=True), len(seen) * 64
+            self._rings + vcpu, entries, self.ring_size, seen_words, len(seen) * 64
         )
         return check(n, f"ring of vCPU {vcpu}")
+
+    def collect(self, vcpu: int, kept: NDArray[np.uint64] | None) -> int:
+        """Empty a vCPU's ring, clear its pages' bits in the log, and let the vCPU go on.
+
+        Args:
+            vcpu: its number.
+            kept: bits of all blocks, where those of the pages are set; None if nobody wants them.
+                The pages may be read after a `take`.
+
+        Returns:
+            How many entries the ring had.
+
+        Raises:
+            OSError: the ring says what cannot be.
+        """
+        entries, bits = u64(self._entries[vcpu], "entries"), u64(self._bits, "bits", writable=True)
+        kept_words = ffi.NULL if kept is None else u64(kept, "kept", writable=True)
+        n = lib.ps_log_collect(
+            self._rings + vcpu, entries, self.ring_size, bits, kept_words, len(self._bits) * 64
+        )
+        return check(n, f"ring of vCPU {vcpu}")
+
+    @property
+    def own_reader(self) -> bool:
+        """Whether the guest's own process reads the log; that process sets it."""
+        return bool(self._log.own_reader)
+
+    @own_reader.setter
+    def own_reader(self, reads: bool) -> None:
+        self._log.own_reader = reads
 
     @property
     def n_words(self) -> int:
@@ -238,15 +290,20 @@ class DirtyLogFile:
         """Return how long a vCPU stood at full rings, in ns."""
         return int(self._rings[vcpu].stood_ns)
 
+    def asleep_until_ns(self, vcpu: int) -> int:
+        """Return when a vCPU's last sleep at a full ring ends, CLOCK_MONOTONIC in ns."""
+        return int(self._rings[vcpu].asleep_until_ns)
+
     def sleep_at_full(self, vcpu: int, sleep_ns: int) -> None:
         """Let a vCPU sleep at each full ring, after its harvest, as dirty-limit does.
 
         Args:
             vcpu: its number.
-            sleep_ns: how long, at most a minute; 0 for not at all.
+            sleep_ns: how long, at most a minute; 0 for not at all, which ends a sleep as well.
         """
         self._rings[vcpu].sleep_ns = sleep_ns
 
     def attach(self, vcpu: int) -> tuple[Any, Any, Any]:
         """Return what `core.Vcpu` needs in C: the log, the vCPU's ring, the ring's entries."""
-        return self._log, self._rings + vcpu, u64(self._entries[vcpu], "entries", writable=True)
+        entries = u64(self._entries[vcpu], "entries", writable=True)
+        return self._log, self._rings + vcpu, entries

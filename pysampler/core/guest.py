@@ -100,6 +100,7 @@ class Vcpu:
         self._log = log  # C points into it
         if log is not None:
             self._struct.log, self._struct.ring, self._struct.ring_entries = log.attach(index)
+            self._struct.ring_size = log.ring_size
 
     def set_work(
         self,

@@ -8,7 +8,8 @@ import os
 from typing import TYPE_CHECKING
 
 from pysampler import core
-from pysampler.core import DirtyLogFile, LogMode
+from pysampler.core import LOG_RING, LOG_RING_MAX, LOG_RING_MIN, DirtyLogFile, LogMode
+from pysampler.errors import UsageError
 from pysampler.guest.ram import PAGE_SIZE, SharedArray
 from pysampler.tracking.guest_log import LOG_NAME
 
@@ -16,6 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pysampler.guest.ram import Block
+
+
+def check_ring_size(entries: int, name: str) -> int:
+    """Return a size of rings, which the message calls ``name``.
+
+    Raises:
+        UsageError: rings cannot have that size.
+    """
+    if not core.is_ring_size(entries):
+        raise UsageError(
+            f"{name}: {entries} is neither 0, for no rings, nor a power of two from {LOG_RING_MIN}"
+            f" to {LOG_RING_MAX}"
+        )
+    return entries
 
 
 class DirtyLog:
@@ -26,22 +41,25 @@ class DirtyLog:
         fd: the memfd.
     """
 
-    def __init__(self, blocks: Sequence[Block], n_vcpus: int, cost_ns: int = 0) -> None:
+    def __init__(
+        self, blocks: Sequence[Block], n_vcpus: int, cost_ns: int = 0, ring_size: int = LOG_RING
+    ) -> None:
         """Make a log that is off.
 
         Args:
             blocks: the guest's RAMBlocks.
             n_vcpus: vCPUs.
             cost_ns: what a page's first write takes longer while the log is on.
+            ring_size: entries after which a vCPU's ring is full; 0 for no rings.
         """
         files = [os.fstat(block.fd) for block in blocks]
         layout = core.log_blocks(
             [(file.st_dev, file.st_ino) for file in files],
             [block.length // PAGE_SIZE for block in blocks],
         )
-        self._shared = SharedArray(LOG_NAME, core.log_bytes(n_vcpus, layout) // 8)
+        self._shared = SharedArray(LOG_NAME, core.log_bytes(n_vcpus, layout, ring_size) // 8)
         self.fd = self._shared.fd
-        self.file = DirtyLogFile(self._shared.array, n_vcpus, layout)
+        self.file = DirtyLogFile(self._shared.array, n_vcpus, layout, ring_size)
         self.file.publish(cost_ns)
 
     def end_if_unread(self) -> None:

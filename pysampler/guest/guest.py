@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pysampler.core import LOG_RING
 from pysampler.errors import MissingFeatureError, PysamplerError, StateError, UsageError
-from pysampler.guest.dirty_log import DirtyLog
+from pysampler.guest.dirty_log import DirtyLog, check_ring_size
 from pysampler.guest.ram import SharedArray, named
 from pysampler.guest.run_state import RunState, check_cont, check_transition
 from pysampler.guest.shared_log import SharedLog
@@ -79,6 +80,7 @@ class Guest:
         *,
         incoming: bool = False,
         logging_cost_ns: int = 0,
+        dirty_ring_size: int = LOG_RING,
     ) -> None:
         """Prepare vCPUs, one per workload of ``phases``; the guest owns ``ram`` from here on.
 
@@ -88,15 +90,18 @@ class Guest:
             seed: what that is computed from.
             incoming: it waits for an incoming migration; else it is ready to run.
             logging_cost_ns: what a page's first write takes longer while dirty logging is on.
+            dirty_ring_size: entries after which a vCPU's dirty ring is full, a power of two from
+                1024 to 65536; 0 for no rings.
 
         Raises:
-            UsageError: a workload that does not fit its block.
+            UsageError: a workload that does not fit its block, or rings cannot have that size.
         """
         n_vcpus = len(phases.entries[0][1])
         if not 1 <= n_vcpus <= MAX_VCPUS:
             raise UsageError(f"{n_vcpus} vCPUs; there can be 1 to {MAX_VCPUS}")
         for workload in phases.workloads():
             work(workload, named(ram.blocks, workload.block), seed, 0)
+        check_ring_size(dirty_ring_size, "dirty_ring_size")
         self.ram = ram
         self.shutdown_requested = threading.Event()
         self.phases = phases
@@ -111,7 +116,7 @@ class Guest:
         self._origin_ns = 0  # CLOCK_MONOTONIC of its 0 while it runs
         self._history: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=64)
         self.counters = SharedArray("pysampler-vcpus", n_vcpus * SLOT_BYTES // 8)
-        self.log = DirtyLog(ram.blocks, n_vcpus, logging_cost_ns)
+        self.log = DirtyLog(ram.blocks, n_vcpus, logging_cost_ns, dirty_ring_size)
         self.shared_log = SharedLog(self.log)
         slots = self.counters.array.reshape(n_vcpus, SLOT_BYTES // 8)
         self._threads = tuple(
@@ -136,6 +141,11 @@ class Guest:
     def running(self) -> bool:
         """Whether it runs, between `cont` and `stop`."""
         return self._state is RunState.RUNNING
+
+    @property
+    def dirty_ring_size(self) -> int:
+        """Entries after which a vCPU's dirty ring is full; 0 for no rings."""
+        return self.log.file.ring_size
 
     @property
     def autostart(self) -> bool:

@@ -24,12 +24,14 @@ class GuestMeasure:
     """Measures a guest of this process, as `pysampler.qmp.interface.Measure` asks for.
 
     Attributes:
-        modes: all of them; the exact ones read the log that the vCPUs keep.
+        modes: all of them, but for dirty-ring if the guest has no rings. The exact ones read the
+            log that the vCPUs keep, or userfaultfd while a migration or a dirty limit reads it.
     """
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
-        self.modes = frozenset(Mode)
+        without = frozenset() if guest.dirty_ring_size else frozenset({Mode.DIRTY_RING})
+        self.modes = frozenset(Mode) - without
 
     def blocks(self) -> list[RAMBlock]:
         """Return the guest's RAM as memfds, whose holes sampling does not fill."""

@@ -33,6 +33,7 @@ class DirtyBitmap:
         blocks: what to track.
         pid: the process whose writes count; None for this one.
         threads: threads that look for zero pages.
+        reason: why the memory is tracked so, where there would be a better way; ``details`` has it.
 
     Raises:
         MissingFeatureError: the kernel or the process does not offer it.
@@ -43,8 +44,14 @@ class DirtyBitmap:
     sample_pages = 0
 
     def __init__(
-        self, blocks: Sequence[RAMBlock], *, pid: int | None = None, threads: int = 1
+        self,
+        blocks: Sequence[RAMBlock],
+        *,
+        pid: int | None = None,
+        threads: int = 1,
+        reason: str = "",
     ) -> None:
+        self._reason = reason
         self._threads = threads
         self.memory = TrackedMemory(blocks, os.getpid() if pid is None else pid)
         self.n_total_pages = self.n_sampled_pages = self.memory.n_total_pages
@@ -83,6 +90,7 @@ class DirtyBitmap:
         """Return how it was tracked."""
         return {
             "tracking": "userfaultfd-wp-async",
+            **({"tracking-reason": self._reason} if self._reason else {}),
             "blocks": self.memory.block_details(),
         }
 

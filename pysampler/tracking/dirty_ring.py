@@ -93,6 +93,7 @@ class DirtyRing:
         harvest_full: whether a full ring is harvested at once, as QEMU does when a vCPU exits for
             it. If not, the vCPU stands still until the next `compare`; in this process
             it must then be a thread that has released the interpreter's lock.
+        reason: why the memory is tracked so, where there would be a better way; ``details`` has it.
 
     Raises:
         UsageError: ``capacity`` is out of range.
@@ -112,12 +113,14 @@ class DirtyRing:
         threads: int = 1,
         capacity: int = LOG_RING,
         harvest_full: bool = True,
+        reason: str = "",
     ) -> None:
         if not 1 <= capacity <= CAPACITY_MAX:
             raise UsageError(f"a ring has 1 to {CAPACITY_MAX} entries (got {capacity})")
         self._vcpus = tuple(vcpus)
         self._threads = threads
         self._capacity = capacity
+        self._reason = reason
         self._zero = PassCount(0, 0)
         self.memory = TrackedMemory(
             blocks,
@@ -181,6 +184,7 @@ class DirtyRing:
         rings = self._handler.rings
         return {
             "tracking": "userfaultfd-wp-messages",
+            **({"tracking-reason": self._reason} if self._reason else {}),
             "dirty-ring-size": self._capacity,
             "dirty-ring-full": list(rings.n_full[:-1]),
             "n-dirty-pages-no-vcpu": rings.n_pages[-1] * PAGES_PER_BIT,

@@ -40,7 +40,7 @@ _LOCK_S = 0.1
 
 
 class NoLogError(Exception):
-    """The process keeps no dirty log of these blocks."""
+    """The process keeps no dirty log of these blocks, or not for us; its text says why not."""
 
 
 class GuestLog:
@@ -54,8 +54,8 @@ class GuestLog:
         pid: the guest's process.
 
     Raises:
-        NoLogError: there is no log of them.
-        SourceError: somebody reads it already, or there is no such process.
+        NoLogError: there is no log of them, or the guest reads it itself.
+        SourceError: somebody else reads it already, or there is no such process.
     """
 
     def __init__(self, blocks: Sequence[RAMBlock], pid: int) -> None:
@@ -74,8 +74,12 @@ class GuestLog:
         self._mapping = mapping
         try:
             lock_log(fd, pid)
-        except BaseException:
+        except BaseException as error:
             os.close(fd)
+            if isinstance(error, SourceError) and file.own_reader:
+                raise NoLogError(
+                    "a migration or a dirty limit of the guest reads its dirty log"
+                ) from error
             raise
         self._mode = LogMode.OFF
         self._finalizer = weakref.finalize(self, _close, file, fd, os.getpid())

@@ -8,11 +8,11 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from pysampler.core import LOG_HOLD_S, LOG_RING, LogMode
+from pysampler.core import LOG_HOLD_S, LogMode
 from pysampler.errors import FaultError, MissingFeatureError, SourceError
 from pysampler.qemu.dirty_rate import MIN_USED_LENGTH
 from pysampler.sampling.passes import PassCount
-from pysampler.tracking.guest_log import PAGE_SIZE, GuestLog
+from pysampler.tracking.guest_log import PAGE_SIZE, GuestLog, NoLogError
 from pysampler.tracking.pages import block_details, count_zero_pages
 from pysampler.tracking.room import BYTES_PER_PAGE_TRACKED, check_room
 from pysampler.vector.measurement import Mode
@@ -35,7 +35,7 @@ class VcpuLog:
         threads: threads that look for zero pages.
 
     Raises:
-        NoLogError: the process keeps no log of these blocks.
+        NoLogError: the process keeps no log of these blocks, or no rings, or it is not for us.
         SourceError: somebody reads the log already, or the process cannot be looked at.
     """
 
@@ -64,6 +64,8 @@ class VcpuLog:
             n_bits = self.log.file.n_words * 64
             check_room(max(n_pages, n_bits) * BYTES_PER_PAGE_TRACKED, n_pages)
             if mode is Mode.DIRTY_RING:
+                if not self.log.file.ring_size:
+                    raise NoLogError("the guest has no dirty rings: its --dirty-ring-size is 0")
                 self._harvester = _Harvester(self.log)
                 self.close = weakref.finalize(self, self._harvester.close)
         except BaseException:
@@ -125,7 +127,7 @@ class VcpuLog:
             return {"tracking": "vcpu-log", "blocks": blocks}
         return {
             "tracking": "vcpu-log",
-            "dirty-ring-size": LOG_RING,
+            "dirty-ring-size": self.log.file.ring_size,
             "dirty-ring-full": self._harvester.full(),
             "n-dirty-pages-no-vcpu": 0,  # only vCPUs log
             "blocks": blocks,

@@ -45,6 +45,11 @@ def remarks(measurement: Measurement) -> list[str]:
             "writes could not be tracked, so the content of all pages was compared: writes of what"
             f" a page already holds do not show{f' ({why})' if why else ''}"
         )
+    elif "tracking-reason" in details:
+        lines.append(
+            f"{details['tracking-reason']}, so the guest's writes were tracked by userfaultfd: the"
+            " first write of each page costs it a fault"
+        )
     coarse = [b for b in details.get("blocks", []) if b.get("tracking-page-size", 0) > 4096]
     if coarse:
         size = coarse[0]["tracking-page-size"]

@@ -2,6 +2,7 @@ import time
 
 import pytest
 
+from pysampler.core import LOG_RING
 from pysampler.errors import PysamplerError
 from pysampler.guest import BlockSpec, Content, Guest, Phases, allocate
 from pysampler.guest.phases import assign
@@ -12,11 +13,14 @@ def make_guest():
     """Make stopped guests: workloads and, by keyword, what they run on."""
     guests = []
 
-    def make(*workloads, pages=257, vcpus=1, seed=7, zero=1.0, truth=True, blocks=()):
+    def make(
+        *workloads, pages=257, vcpus=1, seed=7, zero=1.0, truth=True, blocks=(), ring=LOG_RING
+    ):
         specs = [BlockSpec("pc.ram", pages * 4096), *blocks]
         ram = allocate(specs, zero=zero, content=Content.MIXED, seed=seed, truth=truth)
         try:
-            guests.append(Guest(ram, Phases.steady(assign(workloads, vcpus)), seed))
+            phases = Phases.steady(assign(workloads, vcpus))
+            guests.append(Guest(ram, phases, seed, dirty_ring_size=ring))
         except PysamplerError:
             ram.close()
             raise
