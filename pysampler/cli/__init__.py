@@ -23,6 +23,7 @@ VERBS: dict[str, str] = {
     "sample": "sample memory and print its dirty-page vector as JSON",
     "predict": "predict migrations of a measured guest: time, downtime, and whether it converges",
     "advise": "say what would make a migration of a measured guest converge",
+    "migrate": "migrate a guest through its QMP socket, show how it goes, and record it",
     "blocks": "list the RAMBlocks that would be sampled, and how each would be read",
     "completion": "print completions for a shell",
     "bench": "measure what hashing a page costs on this machine",

@@ -26,7 +26,7 @@ def add_migration_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--deadline",
-        type=checked(_deadline_ms),
+        type=checked(deadline_ms),
         metavar="TIME",
         help="longer does not converge (60m)",
     )
@@ -78,7 +78,12 @@ def precopy_of(args: argparse.Namespace) -> Precopy:
     )
 
 
-def _deadline_ms(text: str) -> float:
+def deadline_ms(text: str) -> float:
+    """Return the ms after which a migration does not converge.
+
+    Raises:
+        UsageError: it is no duration, or out of range.
+    """
     ms = parse_duration_ms(text, "deadline")[0]
     return _within("deadline_ms", ms, f"deadline: {text!r}")
 

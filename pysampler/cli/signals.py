@@ -19,7 +19,8 @@ class EndingSignals:
     """While it is entered, SIGINT, SIGTERM and SIGHUP interrupt only code within `interrupting`.
 
     Only the first signal counts. Later ones are ignored until the process ends, because it is
-    ending already. A signal that was ignored before, as SIGHUP is under nohup, stays ignored.
+    ending already; but within `leaving`, they interrupt. A signal that was ignored before, as
+    SIGHUP is under nohup, stays ignored.
 
     Attributes:
         received: whether a signal has come.
@@ -29,10 +30,11 @@ class EndingSignals:
         self._handlers: dict[signal.Signals, Any] = {}
         self.received = False
         self._interrupting = False
+        self._leaving = False
 
     def _receive(self, *_: object) -> None:
         is_first, self.received = not self.received, True
-        if is_first and self._interrupting:
+        if self._interrupting if is_first else self._leaving:
             raise KeyboardInterrupt
 
     @contextmanager
@@ -45,6 +47,15 @@ class EndingSignals:
             yield
         finally:
             self._interrupting = False
+
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Let a signal after the first one raise KeyboardInterrupt."""
+        self._leaving = True
+        try:
+            yield
+        finally:
+            self._leaving = False
 
     def check(self) -> None:
         """Raise KeyboardInterrupt for a signal whose exception was discarded.

@@ -236,6 +236,26 @@ class Folder:
         self.close()
 
 
+def check_appendable(path: str) -> None:
+    """Make sure that a line can be appended to a file, which need not be there yet.
+
+    Raises:
+        OSError: it could not be written.
+        PysamplerError: the file, or a link on the way to it, is not ours.
+    """
+    folder, name = place_of(path)
+    try:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(name, flags, dir_fd=folder)
+    except FileNotFoundError:
+        Draft(folder, name).close()
+    else:
+        with open(fd, "ab"):
+            refuse_others(os.fstat(fd), path)
+    finally:
+        os.close(folder)
+
+
 def append_line(path: str, text: str) -> None:
     """Append a line to a file of ours; make the file if it is missing.
 

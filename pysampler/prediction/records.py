@@ -107,10 +107,16 @@ def _migration(record: object, line: int) -> Migration:
         link=_link(reply),
         multifd=_has_channels(config),
         vectors=vectors,
-        title=f"{config.get('mode', '')} {config.get('ws-mib', '')} MiB at "
-        f"{config.get('wps', '')}/s",
+        title=_title(config, line),
         guest=_known_guest(config, next(iter(vectors.values())).page_size),
     )
+
+
+def _title(config: dict[str, Any], line: int) -> str:
+    """Return what its guest does, where the record says it; else where it stands."""
+    if "ws-mib" not in config:
+        return f"line {line}"
+    return f"{config.get('mode', '')} {config['ws-mib']} MiB at {config.get('wps', '')}/s"
 
 
 def _link(reply: dict[str, Any]) -> float | None:

@@ -3,24 +3,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-import socket
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from pysampler.errors import SourceError
+from pysampler.host.qmp_client import QmpClient, QmpError
 from pysampler.memory.source.vmm import MIN_FOUND_LENGTH
 
 TIMEOUT_S = 5.0  # for connecting and all replies together
-_REPLIES_MAX = 8 << 20  # bytes of all replies
 _BLOCKS_MAX = 4096  # a QEMU has a few hundred at most
-
-_COMMANDS = (
-    {"execute": "qmp_capabilities"},
-    {"execute": "human-monitor-command", "arguments": {"command-line": "info ramblock"}},
-)
+_NO_TABLE = "it does not answer `info ramblock` as QEMU does"
 
 # Name, page size, offset, used and total length; newer QEMUs add where it is in their memory.
 # Matched line by line: over many lines at once, empty ones would take quadratic time.
@@ -55,36 +48,20 @@ def ask_ramblocks(path: str) -> list[ToldBlock]:
     Raises:
         SourceError: nobody listens there, or does not answer within `TIMEOUT_S` as QEMU does.
     """
-    path = path.removeprefix("unix:")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as monitor:
-        try:
-            return _ask(monitor, path)
-        except TimeoutError as error:
-            raise SourceError(
-                f"QMP socket {path}: no answer within {TIMEOUT_S:g} s; QEMU serves one client at a"
-                " time"
-            ) from error
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise SourceError(f"QMP socket {path}: {reason}") from error
-
-
-def _ask(monitor: socket.socket, path: str) -> list[ToldBlock]:
     deadline = time.monotonic() + TIMEOUT_S
-    monitor.settimeout(TIMEOUT_S)
-    monitor.connect(path)
-    lines = _Lines(monitor, deadline)
-    reply = lines.next()
-    if "QMP" not in reply:
-        raise ValueError("whoever listens there does not greet as QMP does")
-    for command in _COMMANDS:
-        monitor.sendall(json.dumps(command).encode() + b"\n")
-        reply = lines.next()
-        while "return" not in reply and "error" not in reply:  # events come between
-            reply = lines.next()
-    table = reply.get("return")
+    with QmpClient(path, TIMEOUT_S) as client:
+        arguments = {"command-line": "info ramblock"}
+        try:
+            return _blocks(client.execute("human-monitor-command", arguments, deadline))
+        except (QmpError, ValueError) as error:
+            reason = _NO_TABLE if isinstance(error, QmpError) else error
+            raise SourceError(f"QMP socket {path.removeprefix('unix:')}: {reason}") from error
+
+
+def _blocks(table: object) -> list[ToldBlock]:
+    """Return the large RAMBlocks of a table; raise ValueError for one that no QEMU prints."""
     if not isinstance(table, str) or "Block Name" not in table:
-        raise ValueError("it does not answer `info ramblock` as QEMU does")
+        raise ValueError(_NO_TABLE)
     rows = [row.groups() for row in map(_ROW.match, table.split("\n")) if row]
     blocks = [
         ToldBlock(name.rpartition("/")[2], int(used, 16), int(address, 16) if address else None)
@@ -107,33 +84,3 @@ def _check(blocks: list[ToldBlock]) -> None:
             if address < end:
                 raise ValueError("it tells of RAMBlocks that overlap")
             end = address + length
-
-
-class _Lines:
-    """The lines that a monitor sends, each a JSON object."""
-
-    def __init__(self, monitor: socket.socket, deadline: float) -> None:
-        self._monitor = monitor
-        self._deadline = deadline
-        self._data = b""
-        self._left = _REPLIES_MAX
-
-    def next(self) -> dict[str, Any]:
-        while b"\n" not in self._data:
-            left_s = self._deadline - time.monotonic()
-            if left_s <= 0:
-                raise TimeoutError
-            self._monitor.settimeout(left_s)
-            chunk = self._monitor.recv(1 << 16)
-            self._left -= len(chunk)
-            if not chunk or self._left < 0:
-                raise ValueError("it ends the session" if not chunk else "it says too much")
-            self._data += chunk
-        line, _, self._data = self._data.partition(b"\n")
-        try:
-            reply = json.loads(line)
-        except (ValueError, RecursionError):
-            reply = None
-        if not isinstance(reply, dict):
-            raise ValueError("it does not answer with JSON objects")  # noqa: TRY004 - text from outside
-        return reply
