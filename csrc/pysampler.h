@@ -684,6 +684,117 @@ int64_t ps_precopy_rounds(const struct ps_precopy_parameters *parameters,
                           struct ps_precopy_outcome *outcome_ret,
                           struct ps_precopy_round *rounds_ret);
 
+/* ---- how a guest is slowed down: convergence.c ---- */
+
+/*
+ * Pure functions of numbers, for the engine that migrates and for the model of it. All return
+ * -EINVAL for numbers out of the bounds that are given here, and change nothing then.
+ */
+
+struct ps_auto_converge {       /* QEMU's parameters, in percent */
+    uint32_t trigger_threshold; /* throttle-trigger-threshold, at most 100 */
+    uint32_t initial;           /* cpu-throttle-initial, at most 99 */
+    uint32_t increment;         /* cpu-throttle-increment, at most 99 */
+    uint32_t most;              /* max-cpu-throttle, at most 99 */
+    uint32_t tailslow;          /* cpu-throttle-tailslow, 0 or 1 */
+};
+
+enum { PS_THROTTLE_CHECKS = 2 }; /* so many checks find too little progress before each step */
+
+/*
+ * Look at a period of at least a second, in which dirty_bytes became dirty and sent_bytes were
+ * sent. high_count is the migration's state, 0 at first; a period of good progress leaves it as it
+ * is. Returns 1 when a step is due, else 0. auto-converge and dirty-limit step alike.
+ */
+int ps_throttle_check(const struct ps_auto_converge *settings, uint64_t dirty_bytes,
+                      uint64_t sent_bytes, uint32_t *high_count);
+
+/*
+ * A step of auto-converge. Returns the next percentage of the time that vCPUs sleep, from 1 to 99;
+ * percentage is the present one, 0 where nothing is throttled yet. It falls only where max-cpu-
+ * throttle has been lowered.
+ */
+int ps_throttle_step(const struct ps_auto_converge *settings, uint32_t percentage,
+                     uint64_t dirty_bytes, uint64_t sent_bytes);
+
+enum {
+    PS_DIRTY_LIMIT_TOLERANCE = 25,  /* MiB/s by which a rate may miss its quota */
+    PS_DIRTY_LIMIT_LINEAR = 50,     /* percent of which it misses it: above, in one step, */
+    PS_DIRTY_LIMIT_STEPS = 10,      /* else in so many steps for each time that a ring takes */
+    PS_DIRTY_LIMIT_MOST_FULLS = 99, /* the longest sleep, in times that a ring takes */
+    PS_DIRTY_LIMIT_MOST_RING_MIB = 1 << 30,
+};
+
+/*
+ * The dirty rate, in MiB/s rounded down, of n_pages (at most 2^52) of 4096 bytes in ms (at least
+ * 1). whole_mib: what is left of a MiB is dropped first, as the dirty restraint does.
+ */
+int64_t ps_dirty_limit_rate(uint64_t n_pages, uint64_t ms, int whole_mib);
+
+/* How long, in us, a ring for ring_mib MiB of pages takes to be full, at a rate in MiB/s, at least
+ * 1. */
+int64_t ps_dirty_limit_ring_full_us(uint64_t ring_mib, uint64_t rate);
+
+/*
+ * Adjust how long a vCPU sleeps each time that its ring is full. quota (at least 1) and current are
+ * rates in MiB/s, sleep_us (at most INT64_MAX) is what it sleeps now, 0 at first. max_rate is the
+ * highest rate of any vCPU that this function has been told, 0 at first: one for all of them, for
+ * good. Returns the sleep in us.
+ */
+int64_t ps_dirty_limit_sleep(uint64_t quota, uint64_t current, uint64_t ring_mib, uint64_t sleep_us,
+                             uint64_t *max_rate);
+
+enum {
+    PS_RESTRAINT_TOLERANCE = 15, /* MiB/s by which a rate may miss its quota */
+    PS_RESTRAINT_COARSE = 75,    /* percent: below, steps are as long as the rate is off, */
+    PS_RESTRAINT_FINE = 90,      /* then of 5, from here on of 2 percent, */
+    PS_RESTRAINT_MOST = 99,      /* up to here */
+};
+
+/*
+ * The dirty restraint, the dirty limit's first version: the percentage of the time that a vCPU
+ * sleeps, from 0 to 99. quota and current are rates in MiB/s. last is the last percentage that was
+ * not 0; 0 where there was none.
+ */
+int ps_restraint_first(uint64_t quota, uint64_t current);
+int ps_restraint_next(uint64_t quota, uint64_t current, uint32_t last);
+
+/*
+ * What an aggression level has learned. All 0 at first, but for factor, which is 1; the sums may
+ * begin with what was sent and dirtied before the first tick. Bytes are at most 10^18.
+ */
+struct ps_aggression {
+    double break_even; /* M: at this share of the time the guest dirties as much as is sent */
+    double factor;     /* lowers the target while progress is too little, 0.05 to 1 */
+    double mean_ran_sent, mean_written; /* running averages of samples, in bytes */
+    double mean_sent, mean_dirtied;     /* running averages of ticks after the first sample */
+    double sum_sent, sum_dirtied;       /* bytes */
+    int32_t sampled, judged; /* whether there has been a sample, and a tick after it: 0 or 1 */
+};
+
+struct ps_aggression_tick { /* 100 ms */
+    double sent;            /* bytes */
+    double written;         /* bytes of the pages that were written, sent already or not */
+    double dirtied;         /* bytes of those that have to be sent because of it */
+    double ran;             /* share of the tick that the vCPUs ran, 0 to 1 */
+    int32_t idle;           /* 1: the sender had nothing to send, so `sent` says little; else 0 */
+    int32_t averages;       /* 1: M is a ratio of averages; 0: an average of ratios, at most 1 */
+};
+
+enum ps_aggression_passed { /* what has been sent is more than what was dirtied: */
+                            PS_AGGRESSION_AVERAGES_PASS = 1, /* by running averages */
+                            PS_AGGRESSION_SUMS_PASS = 2,     /* over the whole migration */
+};
+
+/*
+ * Learn from a tick. level: 0 lets the guest have what it can have while something is still gained,
+ * 1 nothing. target_ret is the share of the time for which the vCPUs are to run, 0 to 1.
+ * Returns enum ps_aggression_passed, added up. Averages and factor are not touched before the first
+ * sample has led to a target.
+ */
+int ps_aggression_tick(struct ps_aggression *state, const struct ps_aggression_tick *tick,
+                       double level, double *target_ret);
+
 /* cdef: end */
 
 #endif

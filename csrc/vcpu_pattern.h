@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdbool.h>
 
+#include "numbers.h"
 #include "pysampler.h"
 #include "random.h"
 
@@ -14,11 +15,6 @@ enum { PAGE = PS_GUEST_PAGE_SIZE, WORDS = PAGE / 8 };
 
 /* A target is the offset of 8 aligned bytes in the working set; this bit makes its write silent. */
 static const uint64_t SILENT = 1;
-
-static inline uint64_t smaller(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* ---- random numbers ---- */
 

@@ -283,13 +283,12 @@ MULTIFD_PACKET_PAGES = 128
 MULTIFD_PACKET_HEADER_BYTES = 320 + 8 * MULTIFD_PACKET_PAGES
 MULTIFD_ZERO_PAGE_BYTES = 8
 
-# ---- auto-converge (migration/ram.c, migration/cpu-throttle.c) ----
-# A vCPU runs for PS_THROTTLE_RUN_NS of csrc/pysampler.h between two sleeps.
+# ---- auto-converge (migration/cpu-throttle.c) ----
+# The constants of its steps are in csrc/pysampler.h, and so is how long a vCPU runs between sleeps.
 
 THROTTLE_SYNC_MS = 5000  # a sync comes after this time at the latest
-THROTTLE_CHECKS = 2  # checks that find too little progress before each step
 
-# ---- dirty-limit (system/dirtylimit.c) ----
+# ---- dirty-limit (system/dirtylimit.c); the constants of its steps are in csrc/pysampler.h ----
 
 # Over which a vCPU's rate is measured, unless a migration sets x-vcpu-dirty-limit-period.
 DIRTY_LIMIT_PERIOD_MS = 1000
