@@ -98,23 +98,67 @@ def test_pages_copied_after_their_bit_was_taken_end_as_the_guests_are(
         assert np.array_equal(copy, memory)
 
 
-@pytest.mark.parametrize("workloads", WORKLOADS[:2], ids=["one", "two"])
-def test_log_and_userfaultfd_find_the_same_pages(make_guest, let_it_write, open_log, workloads):
+@pytest.fixture
+def watch():
+    """Have userfaultfd watch the blocks of a guest that is stopped."""
     works = {finding.name: finding.works for finding in probe()}
     if not all(works[name] for name in ("userfaultfd write-protect, asynchronous", "PAGEMAP_SCAN")):
         pytest.skip("no userfaultfd to compare with; see pysampler doctor")
+    opened = []
+
+    def make(guest):
+        opened.append(DirtyBitmap(GuestMeasure(guest).blocks()))
+        opened[-1].warm_up()
+        opened[-1].baseline()
+        return opened[-1]
+
+    yield make
+    for observer in opened:
+        observer.close()
+
+
+@pytest.mark.parametrize("workloads", WORKLOADS[:2], ids=["one", "two"])
+def test_log_and_userfaultfd_find_the_same_pages(
+    make_guest, let_it_write, open_log, watch, workloads
+):
     guest = guest_of(make_guest, workloads)
-    log, oracle = open_log(guest), DirtyBitmap(GuestMeasure(guest).blocks())
-    try:
-        oracle.warm_up()
-        oracle.baseline()
-        let_it_write(guest, 1000)
-        oracle.compare()
-        pages = oracle.memory.dirty_pages("pc.ram")
-    finally:
-        oracle.close()
+    log, oracle = open_log(guest), watch(guest)
+    let_it_write(guest, 1000)
+    oracle.compare()
+    pages = oracle.memory.dirty_pages("pc.ram")
     assert np.array_equal(take_all(guest, log)[0], pages)
     assert 0 < pages.sum() < len(pages)
+
+
+@pytest.mark.parametrize(
+    "workloads",
+    [
+        ("uniform:ws=128M,wps=max",),
+        ("uniform:ws=128M,wps=max", "hotcold:hot=10%,hits=90%,ws=128M,wps=max"),
+        (
+            "uniform:ws=128M,wps=max",
+            "zipf:theta=0.99,ws=128M,wps=max",
+            "sweep:ws=132K,block=vga,wps=max",
+        ),
+    ],
+    ids=len,
+)
+def test_log_and_userfaultfd_find_the_same_pages_of_vcpus_whose_log_is_taken_as_they_run(
+    make_guest, open_log, watch, workloads
+):
+    guest = make_guest(*workloads, vcpus=len(workloads), pages=65537, blocks=[VGA])
+    log, oracle = open_log(guest), watch(guest)
+    taken, n_takes = take_all(guest, log), 0
+    guest.cont()
+    while n_takes < 5 or min(guest.writes()) < 5000:
+        taken = [a | b for a, b in zip(taken, take_all(guest, log), strict=True)]
+        n_takes += any(pages.any() for pages in taken)
+    guest.stop()
+    taken = [a | b for a, b in zip(taken, take_all(guest, log), strict=True)]
+    oracle.compare()
+    for block, pages in zip(guest.blocks, taken, strict=True):
+        assert np.array_equal(pages, oracle.memory.dirty_pages(block.idstr)), block.idstr
+    assert 0 < taken[0].sum() < len(taken[0])
 
 
 def test_nothing_is_logged_while_the_log_is_off(make_guest, let_it_write, open_log):
