@@ -795,6 +795,162 @@ enum ps_aggression_passed { /* what has been sent is more than what was dirtied:
 int ps_aggression_tick(struct ps_aggression *state, const struct ps_aggression_tick *tick,
                        double level, double *target_ret);
 
+/* ---- pages of a migration: migrate_send.c, migrate_receive.c ---- */
+
+/*
+ * The stream is a sequence of batches of pages and of messages, without gaps. Each begins with a
+ * word of 8 bytes, the lowest byte first.
+ *
+ * A batch is its page records, one after the other, then the contents of its whole pages in the
+ * order of their records. A record is
+ *     word: flags in bits 0..7, PS_RECORD_*; in bits 8..23 the bytes of all the batch's records if
+ *           this is its first one, else 0; in bits 24..63 the number of the page in its block
+ *     if it has PS_RECORD_NAMED: 1 byte, the length of the block's name, and the name.
+ *           The other records are of the block of the record before them, in the stream.
+ *     if it has PS_RECORD_ZERO: 1 byte, 0.
+ * So a receiver that has read a batch's records knows where its contents go, and they need no copy.
+ *
+ * A message is
+ *     word: PS_RECORD_MESSAGE in bits 0..7; its kind in bits 8..23; in bits 24..63 the bytes of
+ *           what follows
+ *     what follows, which is Python's business.
+ */
+enum {
+    PS_STREAM_PAGE = 4096,
+    PS_BATCH_PAGES = 32,    /* whole pages, with which QEMU's buffer of 64 vectors is full */
+    PS_BATCH_BYTES = 32768, /* of records or of messages, with which QEMU's other buffer is full */
+    PS_BLOCK_NAME = 255,    /* bytes of a block's name at most */
+};
+
+enum ps_record {
+    PS_RECORD_ZERO = 1,
+    PS_RECORD_NAMED = 2,
+    PS_RECORD_MESSAGE = 0x80,
+};
+
+/* The word that a message begins with. Pre: kind < 2^16, n_bytes < 2^40. */
+uint64_t ps_message_word(uint16_t kind, uint64_t n_bytes);
+
+/*
+ * dirty |= taken, n words. Returns how many bits were not set before.
+ */
+uint64_t ps_mark_dirty(const uint64_t *taken, size_t n, uint64_t *dirty);
+
+struct ps_sent_block {
+    const char *name; /* 1 to PS_BLOCK_NAME bytes, no end mark: */
+    size_t name_bytes;
+    const void *address; /* n_pages of PS_STREAM_PAGE bytes, at most 2^40 */
+    uint64_t n_pages;
+    uint64_t *dirty; /* page n is bit n % 64 of word n / 64 */
+    int fd;          /* what is mapped there from offset 0; -1: memory in which reading a hole costs
+                        nothing */
+};
+
+struct ps_page_sender {
+    int fd;              /* a blocking socket */
+    uint64_t link_speed; /* bytes/s that the link carries; 0: whatever the socket takes */
+    const struct ps_sent_block *blocks;
+    size_t n_blocks;
+    /* figures, which other threads may read */
+    uint64_t used;        /* bytes flushed since the caller set it to 0 */
+    uint64_t transferred; /* bytes flushed */
+    uint64_t ram_bytes;   /* of pages, with their records, flushed or not */
+    uint64_t normal;      /* pages sent whole */
+    uint64_t duplicate;   /* zero pages */
+    uint64_t pending;     /* dirty pages, by the caller's count; each page sent is one less */
+    /* state */
+    size_t block; /* where the scan goes on: in this block */
+    uint64_t page;
+    size_t named_block; /* 1 + the one that the last record was of; 0: there was none */
+    uint64_t link_free_ns;
+    size_t n_contents;                    /* whole pages of the open batch, */
+    const void *contents[PS_BATCH_PAGES]; /* and where they are */
+    int is_batch;                         /* what is in `small` are records, not messages */
+    size_t n_small;
+    uint8_t small[PS_BATCH_BYTES];
+};
+
+enum ps_send_end {
+    PS_SEND_LIMIT, /* more than the limit has been used */
+    PS_SEND_CLEAN, /* no page is dirty */
+    PS_SEND_TIME,  /* it is late enough */
+};
+
+/*
+ * Send dirty pages from where the last call stopped, over all blocks and round again. Before each
+ * page: until more than `limit` bytes are used (0: no limit); or until none is dirty. After each 64
+ * pages: until CLOCK_MONOTONIC is until_ns or later. A page's bit is cleared, then the page is
+ * read; zero pages are recognized then. A batch may stay open; see ps_sender_flush().
+ *
+ * A hole of a block with an fd is not filled: only pages that are in memory are read by their
+ * address, others by pread().
+ *
+ * Returns enum ps_send_end, or -errno of sendmsg() and pread(): -EPIPE or -ECONNRESET: the other
+ * side has gone, or somebody has shut the socket down; -EFAULT: memory cannot be read.
+ */
+int ps_sender_send(struct ps_page_sender *sender, uint64_t limit, uint64_t until_ns);
+
+/* Append messages, whole or in parts; the open batch ends. Returns 0 or -errno as above. */
+int ps_sender_put(struct ps_page_sender *sender, const void *data, size_t n);
+
+/*
+ * Give all that is not sent yet to the socket. Then wait until the link has carried it, or the
+ * socket is shut down. Returns 0 or -errno as above.
+ */
+int ps_sender_flush(struct ps_page_sender *sender);
+
+struct ps_received_block {
+    const char *name;
+    size_t name_bytes;
+    void *address; /* n_pages of PS_STREAM_PAGE bytes, all zero at first */
+    uint64_t n_pages;
+    uint64_t *received; /* bits of the pages that may be other than zero; all clear at first */
+};
+
+enum ps_stream_fault {                     /* what is wrong with a stream after -EBADMSG */
+                       PS_FAULT_START,     /* it does not begin with a message */
+                       PS_FAULT_WORD,      /* a word that is none; fault_value has it */
+                       PS_FAULT_LENGTH,    /* so many bytes of records cannot be, or do not fit */
+                       PS_FAULT_NAME,      /* no block has the name; it is in `records` */
+                       PS_FAULT_UNNAMED,   /* the first page names no block */
+                       PS_FAULT_PAGE,      /* the block has no such page */
+                       PS_FAULT_FILLER,    /* a zero page is followed by another byte than 0 */
+                       PS_FAULT_MANY,      /* more than PS_BATCH_PAGES whole pages in a batch */
+                       PS_FAULT_TRUNCATED, /* it ends inside of a batch or a message */
+};
+
+struct ps_page_receiver {
+    int fd;
+    const struct ps_received_block *blocks;
+    size_t n_blocks;
+    uint64_t normal;    /* whole pages received, which other threads may read */
+    uint64_t duplicate; /* zero pages received */
+    /* state */
+    int begun;
+    size_t block;  /* 1 + that of the last record; 0: there was none */
+    size_t n_next; /* bytes of the next word that are here already: */
+    uint8_t next[8];
+    int fault; /* enum ps_stream_fault, and what it is about: */
+    uint64_t fault_value;
+    size_t fault_name_at; /* in records */
+    size_t fault_name_bytes;
+    uint8_t records[PS_BATCH_BYTES];
+};
+
+/*
+ * Receive and place pages until a message comes. Contents go into the blocks by recvmsg(). A zero
+ * page is cleared where one with content has been received; elsewhere nothing is written.
+ *
+ * Returns 1: a message has come, and its bytes are to be read by ps_receiver_read(); 0: the stream
+ * has ended between two messages or batches; -EBADMSG: see enum ps_stream_fault; or -errno of
+ * recvmsg(); -EFAULT: a page cannot be written, as there is no memory for it, for example.
+ */
+int ps_receiver_receive(struct ps_page_receiver *receiver, uint16_t *kind_ret,
+                        uint64_t *n_bytes_ret);
+
+/* Read n bytes of a message. Returns 0 or -errno as above. */
+int ps_receiver_read(struct ps_page_receiver *receiver, void *buffer_ret, size_t n);
+
 /* cdef: end */
 
 #endif

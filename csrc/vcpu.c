@@ -6,9 +6,9 @@
 #include <linux/futex.h>
 #include <stdbool.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "monotonic.h"
 #include "pysampler.h"
 #include "vcpu_log.h"
 #include "vcpu_pattern.h"
@@ -21,14 +21,6 @@ _Static_assert((int)BATCH <= (int)PS_LOG_SPARE,
 
 /* A paced vCPU wakes up this often. */
 static const uint64_t QUANTUM_NS = 1000000;
-static const uint64_t SECOND_NS = 1000000000;
-
-static inline uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * SECOND_NS + (uint64_t)t.tv_nsec;
-}
 
 /* ---- writes ---- */
 
