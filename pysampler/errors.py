@@ -5,8 +5,8 @@ PysamplerError                    everything below; exit code 1 unless said othe
 ├── UsageError                    an argument out of range (exit code 2; also a ValueError)
 ├── SourceError                   the source cannot be sampled: no such process, an empty file
 │   └── AccessError               the same for want of rights; the message names the cure
-├── FormatError                   text that is not a vector, or no guest's state; the message names
-│                                 the key
+├── FormatError                   text that is not a vector, no guest's state, no migration's
+│                                 stream; the message names the key
 ├── MissingFeatureError           a kernel feature or an optional package is not there
 ├── StateError                    the emulated guest is in a state in which that cannot be done
 ├── FaultError                    a RAMBlock vanished while it was read
@@ -38,7 +38,7 @@ class AccessError(SourceError):
 
 
 class FormatError(PysamplerError):
-    """A text is not a vector, or bytes are no state of a guest."""
+    """A text is not a vector, or bytes are no state of a guest and no migration's stream."""
 
 
 class MissingFeatureError(PysamplerError):
