@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pysampler import Measurement, Mode, Status
 from pysampler.errors import MissingFeatureError
 from pysampler.guest.run_state import RunState, check_cont
+from pysampler.migration.info import MigrationInfo
+from pysampler.migration.settings import Settings
 from pysampler.qmp.address import listen
 from pysampler.qmp.server import QmpServer
 
@@ -117,6 +119,77 @@ class FakeMeasure:
             self.closed.set()
 
 
+@dataclass
+class FakeMigration:
+    """Keeps the settings; notes the rest, and raises the error that the test gives it."""
+
+    settings: Settings = field(default_factory=lambda: Settings(has_ring=True))
+    asked: list = field(default_factory=list)
+    error: Exception | None = None
+    known: MigrationInfo | None = None
+    limits: tuple = ()
+    may_go_on: threading.Event = field(default_factory=threading.Event)
+    emit: object = None
+
+    def __post_init__(self):
+        self.may_go_on.set()
+
+    def _note(self, name, *arguments):
+        self.asked.append((name, *arguments))
+        if self.error is not None:
+            raise self.error
+
+    def send_events_to(self, emit):
+        self.emit = emit
+
+    def migrate(self, uri, resume=False):
+        self._note("migrate", uri, resume)
+        self.emit("MIGRATION", {"status": "setup"})
+
+    def cancel(self):
+        self._note("cancel")
+
+    def incoming(self, uri, exit_on_error=True):
+        self._note("incoming", uri, exit_on_error)
+
+    def proceed(self, state):
+        self._note("proceed", state)
+
+    def start_postcopy(self):
+        self._note("start_postcopy")
+
+    def pause(self):
+        self._note("pause")
+
+    def recover(self, uri):
+        self._note("recover", uri)
+
+    def set_parameters(self, given):
+        self.settings.set_parameters(given)
+
+    def set_capabilities(self, given):
+        self.settings.set_capabilities(given)
+
+    def parameters(self):
+        return self.settings.parameters()
+
+    def capabilities(self):
+        return self.settings.capabilities()
+
+    def info(self):
+        return self.known
+
+    def set_dirty_limit(self, rate, vcpu, method="merged", pause_s=15):
+        self._note("set", rate, vcpu, method, pause_s)
+
+    def cancel_dirty_limit(self, vcpu):
+        self._note("cancel limit", vcpu)
+        assert self.may_go_on.wait(TIMEOUT_S)
+
+    def dirty_limits(self):
+        return self.limits
+
+
 class Client:
     """A plain socket; reads what QEMU ends with CR LF."""
 
@@ -178,9 +251,13 @@ def is_admitted(address, timeout_s=0.0):
 
 
 @contextmanager
-def serving(address, guest=None, measure=None):
-    guest = guest or FakeGuest()
-    server = QmpServer(guest, measure or FakeMeasure(), listen(address))
+def serving(address, guest=None, measure=None, migration=None):
+    server = QmpServer(
+        guest or FakeGuest(),
+        measure or FakeMeasure(),
+        listen(address),
+        migration=migration or FakeMigration(),
+    )
     server.start()
     try:
         yield server

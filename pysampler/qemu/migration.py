@@ -26,6 +26,7 @@ class ParameterType(enum.Enum):
     """What QMP takes for a parameter. SIZE is in bytes, or in bytes per second."""
 
     UINT8 = "uint8"
+    UINT32 = "uint32"
     UINT64 = "uint64"
     SIZE = "size"
     BOOL = "bool"
@@ -86,6 +87,9 @@ _ALL_PARAMETERS = (
     Parameter("avail-switchover-bandwidth", _SIZE, 0),  # bytes/s; 0: estimated
     _bounded("downtime-limit", _UINT64, 300, 0, MOST_DOWNTIME_MS, _DOWNTIME),  # ms
     _bounded("multifd-channels", _UINT8, 2, 1, 255, "expects a value between 1 and 255"),
+    _bounded("multifd-zlib-level", _UINT8, 1, 0, 9, "expects a value between 0 and 9"),
+    _bounded("multifd-qatzip-level", _UINT8, 1, 1, 9, "expects a value between 1 and 9"),
+    _bounded("multifd-zstd-level", _UINT8, 1, 0, 20, "expects a value between 0 and 20"),
     Parameter(
         "xbzrle-cache-size", _SIZE, 64 << 20, 4096, None,
         "Parameter 'xbzrle_cache_size' expects a power of two no less than the target page size",
@@ -111,13 +115,10 @@ _ALL_PARAMETERS = (
     ),
     # There are more where QEMU was built with their libraries.
     Parameter("multifd-compression", ParameterType.ENUM, "none", values=("none", "zlib", "zstd")),
-    Parameter("multifd-zlib-level", _UINT8, 1),
-    Parameter("multifd-qatzip-level", _UINT8, 1),
-    Parameter("multifd-zstd-level", _UINT8, 1),
     Parameter("tls-creds", ParameterType.STRING, ""),
     Parameter("tls-hostname", ParameterType.STRING, ""),
     Parameter("tls-authz", ParameterType.STRING, ""),
-    Parameter("x-checkpoint-delay", ParameterType.UINT64, 20_000),
+    Parameter("x-checkpoint-delay", ParameterType.UINT32, 20_000),
     Parameter("direct-io", ParameterType.BOOL, False),
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from pysampler.errors import PysamplerError
 from pysampler.qmp.wire.messages import QmpError
 
 if TYPE_CHECKING:
@@ -23,11 +24,9 @@ class HmpLineError(Exception):
 
 def run_line(line: str, monitor: Monitor) -> str:
     """Run one line of the human monitor; return what it prints, in CR LF lines."""
-    words = line.split()
-    command = " ".join(words[:2]) if words[:1] == ["info"] else "".join(words[:1])
-    arguments = words[2:] if words[:1] == ["info"] else words[1:]
+    command, arguments = _split(line)
     try:
-        if not words:
+        if not command:
             text = ""
         elif command in ("help", "?"):
             text = _help(" ".join(arguments), monitor.lines)
@@ -39,9 +38,22 @@ def run_line(line: str, monitor: Monitor) -> str:
             text = _unknown(command)
     except HmpLineError as error:
         text = f'{error}\nTry "help {command}" for more information\n'
-    except QmpError as error:
+    except (QmpError, PysamplerError) as error:
         text = f"Error: {error}\n"
     return text.replace("\n", "\r\n")
+
+
+def may_block(line: str, lines: Mapping[str, Line]) -> bool:
+    """Return whether a line must be kept out of the event loop."""
+    command, _ = _split(line)
+    return command in lines and lines[command].may_block
+
+
+def _split(line: str) -> tuple[str, list[str]]:
+    """Return the command of a line, which is two words after ``info``, and its arguments."""
+    words = line.split()
+    length = 2 if words[:1] == ["info"] else 1
+    return " ".join(words[:length]), words[length:]
 
 
 def _unknown(command: str) -> str:
@@ -54,6 +66,23 @@ def _help(about: str, lines: Mapping[str, Line]) -> str:
     if about not in ("", "info"):
         return _unknown(about)
     return "".join(line.help for name, line in lines.items() if name.startswith(about))
+
+
+def take_options(name: str, words: list[str], known: str) -> tuple[set[str], list[str]]:
+    """Return the options at the beginning of a line, each a letter, and the words after them.
+
+    Raises:
+        HmpLineError: there is one that the line does not take.
+    """
+    options = set()
+    while words and words[0].startswith("-"):
+        letter = words[0][1:2]
+        if not letter or letter not in known:
+            raise HmpLineError(f"{name}: unsupported option -{letter}")
+        refuse_words(name, [words[0][2:]] if words[0][2:] else [])
+        options.add(letter)
+        words = words[1:]
+    return options, words
 
 
 def refuse_words(name: str, words: list[str]) -> None:
@@ -72,10 +101,10 @@ def integer(word: str) -> int:
     Raises:
         HmpLineError: it is none, or too large.
     """
-    match = re.match(r"0[xX][0-9a-fA-F]+|[0-9]+", word)
+    match = re.match(r"-?(?:0[xX][0-9a-fA-F]+|[0-9]+)", word)
     end = match.end() if match else 0
     if end < len(word):
         raise HmpLineError(f"invalid char '{word[end]}' in expression")
     if len(word) > 18:
         raise HmpLineError("number too large")
-    return int(word, 16 if word[:2] in ("0x", "0X") else 10)
+    return int(word, 16 if word.lstrip("-")[:2] in ("0x", "0X") else 10)

@@ -116,6 +116,17 @@ class String:
 
 
 @dataclass(frozen=True, slots=True)
+class StringOrNull:
+    """A string; null stands for an empty one."""
+
+    def check(self, value: Any, where: Place) -> str:
+        """Return a value as the command gets it."""
+        if value is not None and type(value) is not str:
+            raise _wrong_type(where, "StrOrNull")
+        return value or ""
+
+
+@dataclass(frozen=True, slots=True)
 class Enum:
     """One of several strings.
 

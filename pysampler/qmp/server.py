@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pysampler.qmp.aside import Aside
 from pysampler.qmp.commands.definition import Monitor
-from pysampler.qmp.commands.table import COMMANDS, LINES
+from pysampler.qmp.commands.table import COMMANDS, LINES, tables_without_migration
 from pysampler.qmp.dirty_rate_state import DirtyRate
 from pysampler.qmp.session import FAREWELL_S, Session
 from pysampler.qmp.wire.messages import event
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pysampler.qmp.address import Listener
-    from pysampler.qmp.interface import Measure, ServedGuest
+    from pysampler.qmp.interface import Measure, ServedGuest, ServedMigration
 
 MAX_CLIENTS = 64
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -42,6 +42,8 @@ class QmpServer:
         measure: runs calc-dirty-rate.
         listener: accepts clients; closed with the server.
         say: takes messages for the user, a line each.
+        migration: the guest's migration; its events go to the clients. None: the commands about it
+            are not there.
     """
 
     def __init__(
@@ -50,17 +52,27 @@ class QmpServer:
         measure: Measure,
         listener: Listener,
         say: Callable[[str], object] = lambda _: None,
+        migration: ServedMigration | None = None,
     ) -> None:
         self._listener = listener
         self._say = say
         self._reported_scarce = False
         self._dirty_rate = DirtyRate(measure)
-        self._monitor = Monitor(guest, self._dirty_rate, self._emit, self.shutdown, COMMANDS, LINES)
+        self._monitor = Monitor(
+            guest,
+            self._dirty_rate,
+            migration,
+            self._emit,
+            self.shutdown,
+            *(tables_without_migration() if migration is None else (COMMANDS, LINES)),
+        )
         self._sessions: set[Session] = set()
         self._may_say_shutdown = threading.Semaphore(1)
         self._events: deque[bytes] = deque()  # to be sent, in the order of their times
         self._events_lock = threading.Lock()
         self._aside = Aside()
+        if migration is not None:
+            migration.send_events_to(self._emit)
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

@@ -185,7 +185,7 @@ class Session:
             self._send(failure(error, request_id))
             return
         run = partial(_reply_of, command, self._monitor, arguments, request_id)
-        if not command.may_block:
+        if not command.blocks(self._monitor, arguments):
             reply = run()
             self._send_events()
             self._send(reply)

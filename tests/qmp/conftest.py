@@ -1,5 +1,5 @@
 import pytest
-from qmp_fakes import Client, FakeGuest, FakeMeasure, serving
+from qmp_fakes import Client, FakeGuest, FakeMeasure, FakeMigration, serving
 
 
 @pytest.fixture
@@ -13,8 +13,13 @@ def measure():
 
 
 @pytest.fixture
-def server(tmp_path, guest, measure):
-    with serving(f"unix:{tmp_path}/qmp.sock", guest, measure) as server:
+def migration():
+    return FakeMigration()
+
+
+@pytest.fixture
+def server(tmp_path, guest, measure, migration):
+    with serving(f"unix:{tmp_path}/qmp.sock", guest, measure, migration) as server:
         yield server
 
 

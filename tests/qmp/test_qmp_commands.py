@@ -7,6 +7,7 @@ import pytest
 from qmp_fakes import Client, serving
 
 from pysampler import Mode
+from pysampler.errors import StateError
 from pysampler.guest.run_state import RunState
 from pysampler.qmp import commands as package
 from pysampler.qmp.commands.table import COMMANDS, LINES
@@ -234,7 +235,10 @@ def test_a_command_that_fails_in_an_unforeseen_way_is_an_error_and_not_the_end(c
     assert "running" in client.ask('{"execute": "query-status"}')
 
 
-def test_a_vcpu_dirty_limit_needs_what_qemu_says_it_needs(client):
+def test_a_vcpu_dirty_limit_needs_what_qemu_says_it_needs(client, migration):
+    migration.error = StateError(
+        "dirty page limit feature requires KVM with accelerator property 'dirty-ring-size' set'"
+    )
     assert client.ask(request("set-vcpu-dirty-limit", dirty_rate=50)) == error(
         "dirty page limit feature requires KVM with accelerator property 'dirty-ring-size' set'"
     )

@@ -219,7 +219,8 @@ def test_the_human_monitor_explains_its_commands(client):
     assert hmp(client, "help").startswith(
         "calc_dirty_rate [-r] [-b] second [sample_pages_per_GB] -- "
     )
-    lines = hmp(client, "help info dirty_rate") + hmp(client, "help info status")
+    names = ("dirty_rate", "migrate", "migrate_capabilities", "migrate_parameters", "status")
+    lines = "".join(hmp(client, f"help info {name}") for name in (*names, "vcpu_dirty_limit"))
     assert hmp(client, "help info") == hmp(client, "info") == lines
     assert hmp(client, "help").endswith(lines)
 

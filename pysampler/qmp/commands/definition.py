@@ -28,6 +28,7 @@ class Monitor:
 
     guest: ServedGuest
     dirty_rate: DirtyRate
+    migration: Any  # ServedMigration; None where no command asks for it
     emit: Emit
     shutdown: Callable[[str], None]
     commands: Mapping[str, Command]
@@ -41,25 +42,34 @@ class Command:
     Attributes:
         run: runs the command; its result is the reply's ``return``.
         arguments: the types of its arguments.
-        may_block: whether it must be kept out of the event loop.
+        may_block: whether it must be kept out of the event loop; for a command that runs others,
+            a function that tells whether it must be this time.
         allow_oob: whether it may be asked for out of band, to be done while another one blocks. It
             must not block itself.
     """
 
     run: Callable[[Monitor, Arguments], Any]
     arguments: tuple[Member, ...] = ()
-    may_block: bool = False
+    may_block: bool | Callable[[Monitor, Arguments], bool] = False
     allow_oob: bool = False
+
+    def blocks(self, monitor: Monitor, arguments: Arguments) -> bool:
+        """Return whether it must be kept out of the event loop, with these arguments."""
+        if isinstance(self.may_block, bool):
+            return self.may_block
+        return self.may_block(monitor, arguments)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the human monitor. It must not block.
+    """A line of the human monitor.
 
     Attributes:
         run: takes the words after the name; returns the text to print.
         help: the text that ``help`` prints.
+        may_block: whether it must be kept out of the event loop.
     """
 
     run: Callable[[Monitor, list[str]], str]
     help: str
+    may_block: bool = False

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pysampler.qmp.commands.definition import Command, Line
 from pysampler.qmp.dirty_rate_state import UNITS
-from pysampler.qmp.hmp import HmpLineError, integer, refuse_words
-from pysampler.qmp.schema import Enum, Integer, Member, Unsigned
-from pysampler.qmp.wire.messages import QmpError
+from pysampler.qmp.hmp import HmpLineError, integer, refuse_words, take_options
+from pysampler.qmp.schema import Enum, Integer, Member
 from pysampler.vector.measurement import Mode
 
 if TYPE_CHECKING:
@@ -27,13 +26,7 @@ def _calc_dirty_rate(monitor: Monitor, arguments: Arguments) -> Any:
 
 
 def _calc_dirty_rate_line(monitor: Monitor, words: list[str]) -> str:
-    options = set()
-    while words and words[0].startswith("-"):
-        option = words[0]
-        if option not in ("-r", "-b"):
-            raise HmpLineError(f"calc_dirty_rate: unsupported option {option}")
-        options.add(option)
-        words = words[1:]
+    options, words = take_options("calc_dirty_rate", words, "rb")
     if not words:
         raise HmpLineError("unexpected end of expression")
     second, *sample_pages = (integer(word) for word in words)
@@ -42,7 +35,7 @@ def _calc_dirty_rate_line(monitor: Monitor, words: list[str]) -> str:
         return "Incorrect period length specified!\n"
     if len(options) > 1:
         return "Either dirty ring or dirty bitmap can be specified!\n"
-    modes = {"-r": Mode.DIRTY_RING, "-b": Mode.DIRTY_BITMAP}
+    modes = {"r": Mode.DIRTY_RING, "b": Mode.DIRTY_BITMAP}
     mode = modes[options.pop()] if options else Mode.PAGE_SAMPLING
     monitor.dirty_rate.start(
         second, sample_pages=sample_pages[0] if sample_pages else None, mode=mode
@@ -78,19 +71,9 @@ def _info_dirty_rate(monitor: Monitor, words: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _set_vcpu_dirty_limit(_: Monitor, __: Arguments) -> Any:
-    raise QmpError(
-        "dirty page limit feature requires KVM with accelerator property 'dirty-ring-size' set'"
-    )
-
-
 _CALC_TIME_UNIT = Member("calc-time-unit", Enum(UNITS), optional=True)
 
 COMMANDS = {
-    "set-vcpu-dirty-limit": Command(
-        _set_vcpu_dirty_limit,
-        (Member("cpu-index", Integer(), optional=True), Member("dirty-rate", Unsigned())),
-    ),
     "query-dirty-rate": Command(_query_dirty_rate, (_CALC_TIME_UNIT,)),
     "calc-dirty-rate": Command(
         _calc_dirty_rate,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pysampler.qmp.commands.definition import Command
-from pysampler.qmp.hmp import run_line
+from pysampler.qmp.hmp import may_block, run_line
 from pysampler.qmp.schema import Array, Enum, Integer, Member, String
 from pysampler.qmp.wire.messages import VERSION, QmpError
 
@@ -36,6 +36,10 @@ def _human_monitor_command(monitor: Monitor, arguments: Arguments) -> Any:
     return run_line(arguments["command-line"], monitor)
 
 
+def _line_may_block(monitor: Monitor, arguments: Arguments) -> bool:
+    return may_block(arguments["command-line"], monitor.lines)
+
+
 def _quit(monitor: Monitor, _: Arguments) -> Any:
     monitor.shutdown("host-qmp-quit")
     monitor.guest.request_shutdown()
@@ -46,6 +50,7 @@ COMMANDS = {
     "human-monitor-command": Command(
         _human_monitor_command,
         (Member("command-line", String()), Member("cpu-index", Integer(), optional=True)),
+        may_block=_line_may_block,
     ),
     "quit": Command(_quit),
     "query-commands": Command(_query_commands),

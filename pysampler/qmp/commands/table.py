@@ -5,7 +5,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pysampler.qmp.commands import dirty_rate, machine, monitor, own
+from pysampler.qmp.commands import (
+    dirty_limit,
+    dirty_rate,
+    machine,
+    migration,
+    migration_lines,
+    monitor,
+    own,
+)
 
 if TYPE_CHECKING:
     from pysampler.qmp.commands.definition import Command, Line
@@ -23,15 +31,49 @@ _ORDER = (
     "query-commands",
     "query-version",
     "qmp_capabilities",
+    "query-vcpu-dirty-limit",
+    "cancel-vcpu-dirty-limit",
     "set-vcpu-dirty-limit",
     "query-dirty-rate",
     "calc-dirty-rate",
+    "migrate-pause",
+    "migrate-recover",
+    "migrate-incoming",
+    "migrate",
+    "migrate-continue",
+    "migrate_cancel",
+    "migrate-start-postcopy",
+    "query-migrate-parameters",
+    "migrate-set-parameters",
+    "query-migrate-capabilities",
+    "migrate-set-capabilities",
+    "query-migrate",
     "query-status",
 )
-_COMMANDS = own.COMMANDS | monitor.COMMANDS | machine.COMMANDS | dirty_rate.COMMANDS
+_COMMANDS = (
+    own.COMMANDS
+    | monitor.COMMANDS
+    | machine.COMMANDS
+    | dirty_rate.COMMANDS
+    | dirty_limit.COMMANDS
+    | migration.COMMANDS
+)
+_LINES = dirty_rate.LINES | dirty_limit.LINES | machine.LINES | migration_lines.LINES
 
 COMMANDS: dict[str, Command] = dict(
     sorted(_COMMANDS.items(), key=lambda command: _ORDER.index(command[0]))
 )
-# In alphabetical order, as QEMU's help has them.
-LINES: dict[str, Line] = dict(sorted((dirty_rate.LINES | machine.LINES).items()))
+# In alphabetical order, as QEMU's help has them; those that inform stand last.
+LINES: dict[str, Line] = dict(
+    sorted(_LINES.items(), key=lambda line: (line[0].startswith("info "), line[0]))
+)
+
+
+def tables_without_migration() -> tuple[dict[str, Command], dict[str, Line]]:
+    """Return both tables for a guest that does not migrate."""
+    commands = migration.COMMANDS | dirty_limit.COMMANDS
+    lines = migration_lines.LINES | dirty_limit.LINES
+    return (
+        {name: command for name, command in COMMANDS.items() if name not in commands},
+        {name: line for name, line in LINES.items() if name not in lines},
+    )
