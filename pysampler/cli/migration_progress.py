@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LEAST_S = 1.0  # between two lines
 _MOST_S = 10.0  # without one
+_SOON_S = 0.1
 
 
 class MigrationProgress:
@@ -80,6 +81,8 @@ class MigrationProgress:
             return "end not known yet"
         if math.isinf(left_s):
             return "no end in sight: more is dirtied than sent"
+        if left_s < _SOON_S:
+            return "about to end" if now.n_passes > 1 else "first pass about to end"
         # Of the first pass nobody knows yet what it will leave.
         about = "at least" if now.n_passes <= 1 else "about"
         return f"ends in {about} {format_duration(left_s)}"

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pysampler.cli.migration_watch import figure
 from pysampler.printable import printable
-from pysampler.units import MIB, format_duration, format_rate, format_size
+from pysampler.units import MIB, format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ def _why_not(seen: Moment) -> Iterator[str]:
     if seen.dirty_rate < seen.rate or not seen.rate:
         return
     yield (
-        f"It dirtied {seen.dirty_rate / MIB:.4g} MiB/s while {seen.rate / MIB:.4g} MiB/s were sent."
+        f"It dirtied {_rate(seen.dirty_rate)} while {_rate(seen.rate)} were sent."
         " More bandwidth, a longer downtime-limit or the capability auto-converge would help;"
         " `pysampler advise` says how much."
     )
@@ -116,13 +116,18 @@ def _mean_rate(seen: Moment, total_ms: float | None, setup_ms: float | None) -> 
     sending_ms = (total_ms or 0.0) - (setup_ms or 0.0)
     if sending_ms <= 0:
         return "-"
-    return f"{format_rate(1000 * seen.transferred / sending_ms)} on average"
+    return f"{_rate(1000 * seen.transferred / sending_ms)} on average"
 
 
 def _at_most(bandwidth: float | None) -> str:
     if bandwidth is None:
         return ""
-    return f" (max-bandwidth {format_rate(bandwidth) if bandwidth else 'unlimited'})"
+    return f" (max-bandwidth {_rate(bandwidth) if bandwidth else 'unlimited'})"
+
+
+def _rate(bytes_per_s: float) -> str:
+    """Return a rate in the one unit of all of them, as they are compared."""
+    return f"{bytes_per_s / MIB:.4g} MiB/s"
 
 
 def _ms(ms: float | None) -> str:

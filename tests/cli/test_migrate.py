@@ -123,9 +123,18 @@ def test_what_cannot_be_is_one_line_before_anything_moves(capsys, source, words,
     assert "migrate" not in source.commands()
 
 
-def test_a_parameter_that_only_the_source_knows_has_the_type_it_tells(capsys, source):
-    assert run(capsys, source, "--parameter", "x-share=0.25", "--parameter", "x-way=b")[0] == 0
-    assert source.arguments("migrate-set-parameters") == [{"x-share": 0.25, "x-way": "b"}]
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("x-share=0.25", "x-share", 0.25),
+        ("x-way=b", "x-way", "b"),
+        ("x-aggression-level=1", "x-aggression-level", 1.0),
+        ("x-dirty-limit-method=v1", "x-dirty-limit-method", "v1"),
+    ],
+)
+def test_a_parameter_that_is_not_qemus_has_the_type_it_has_there(capsys, source, text, name, value):
+    assert run(capsys, source, "--parameter", text)[0] == 0
+    assert source.arguments("migrate-set-parameters") == [{name: value}]
 
 
 @pytest.mark.parametrize(
