@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from pysampler.qmp.address import Listener
+    from pysampler.host.listener import Listener
 
 _IDSTR = re.compile(r"[A-Za-z0-9._:/-]{1,200}", re.ASCII)
 # So small a time is no duration of a measurement, which units.py reads.

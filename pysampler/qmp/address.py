@@ -3,51 +3,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
-import socket
-import stat
-from contextlib import ExitStack
-from dataclasses import dataclass
 
 from pysampler.errors import SourceError, UsageError
-from pysampler.host.writer import is_trusted, place_of
+from pysampler.host.listener import UNIX_PATH_MAX, Listener, listen_tcp, listen_unix, loopback
 
 _TCP = re.compile(r"tcp:(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]*)):([0-9]{1,5})", re.ASCII)
-_UNIX_PATH_MAX = 107  # bytes; sun_path of unix(7) without its last
-_BACKLOG = 16
-_ALIVE_TIMEOUT_S = 1.0
-
-
-@dataclass
-class Listener:
-    """A listening socket out of other users' reach, but for loopback TCP.
-
-    Attributes:
-        socket: it listens.
-        address: ``unix:PATH`` or ``tcp:HOST:PORT``, with the real port.
-    """
-
-    socket: socket.socket
-    address: str
-    _file: tuple[int, str, int] | None = None  # descriptor of its folder, name in it, inode
-
-    def close(self) -> None:
-        """Close the socket and remove its file; a second call does nothing."""
-        self.socket.close()
-        if self._file is None:
-            return
-        folder, name, inode = self._file
-        self._file = None
-        try:
-            # Somebody may have taken it for a stale one and put their own in its place.
-            if os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino == inode:
-                os.unlink(name, dir_fd=folder)
-        except FileNotFoundError:
-            pass
-        finally:
-            os.close(folder)
 
 
 def listen(address: str) -> Listener:
@@ -69,68 +31,26 @@ def listen(address: str) -> Listener:
 
 
 def _listen_tcp(host: str, port: int) -> Listener:
-    try:
-        ip = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        ip = None
-    if ip is None or not ip.is_loopback:
+    ip = loopback(host)
+    if ip is None:
         raise UsageError(
             f"QMP address tcp:{host}:{port}: QMP has no password, so only loopback is served;"
             " write tcp:127.0.0.1:PORT"
         )
     if port >= 1 << 16:
         raise UsageError(f"QMP address tcp:{host}:{port}: a port is at most 65535")
-    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
     try:
-        listening = socket.create_server((str(ip), port), family=family, backlog=_BACKLOG)
+        return listen_tcp(ip, port)
     except OSError as error:
         raise SourceError(f"QMP address tcp:{host}:{port}: {error.strerror}") from error
-    port = listening.getsockname()[1]
-    return Listener(listening, f"tcp:{ip}:{port}" if ip.version == 4 else f"tcp:[{ip}]:{port}")
 
 
 def _listen_unix(path: str) -> Listener:
-    if not 0 < len(os.fsencode(path)) <= _UNIX_PATH_MAX or "\0" in path:
+    if not 0 < len(os.fsencode(path)) <= UNIX_PATH_MAX or "\0" in path:
         raise UsageError(
-            f"QMP address unix:{path[:120]}: a unix socket's path has 1 to {_UNIX_PATH_MAX} bytes"
+            f"QMP address unix:{path[:120]}: a unix socket's path has 1 to {UNIX_PATH_MAX} bytes"
         )
-    with ExitStack() as undo:
-        try:
-            # By its descriptor: nobody can put another folder in its place meanwhile.
-            folder, name = place_of(path)
-            undo.callback(os.close, folder)
-            here = f"/proc/self/fd/{folder}/{name}"
-            listening = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            _remove_stale(path, folder, name)
-            mask = os.umask(0o177)
-            try:
-                listening.bind(here)
-            finally:
-                os.umask(mask)
-            inode = os.lstat(here).st_ino
-            listening.listen(_BACKLOG)
-        except OSError as error:
-            raise SourceError(f"QMP address unix:{path}: {error.strerror}") from error
-        undo.pop_all()
-    return Listener(listening, f"unix:{path}", (folder, name, inode))
-
-
-def _remove_stale(path: str, folder: int, name: str) -> None:
     try:
-        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(status.st_mode):
-        raise SourceError(f"QMP address unix:{path}: the file is there and is not a socket")
-    if not is_trusted(status.st_uid):
-        raise SourceError(f"QMP address unix:{path}: the socket there is another user's")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_ALIVE_TIMEOUT_S)
-        try:
-            probe.connect(f"/proc/self/fd/{folder}/{name}")
-        except ConnectionRefusedError:
-            os.unlink(name, dir_fd=folder)
-            return
-        except TimeoutError:
-            pass  # somebody is there, and busy
-    raise SourceError(f"QMP address unix:{path}: a running process serves it; choose another path")
+        return listen_unix(path)
+    except OSError as error:
+        raise SourceError(f"QMP address unix:{path}: {error.strerror}") from error

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from pysampler.qmp.address import Listener
+    from pysampler.host.listener import Listener
     from pysampler.qmp.interface import Measure, ServedGuest, ServedMigration
 
 MAX_CLIENTS = 64
