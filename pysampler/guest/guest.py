@@ -304,9 +304,18 @@ class Guest:
                 )
             yield self._threads
 
-    def set_clock(self, guest_ns: int) -> None:
-        """Set the clock of a stopped guest, whose vCPUs have been set to that time."""
-        with self.standing():
+    def set_course(self, phases: Phases, seed: int, guest_ns: int) -> None:
+        """Set what a stopped guest does from when on; its vCPUs have been set to that time.
+
+        Args:
+            phases: of as many vCPUs as there are, whose workloads fit their blocks.
+            seed: what they are computed from.
+            guest_ns: what the guest's clock shows.
+        """
+        with self.standing() as vcpus:
+            self.phases, self.seed = phases, seed
+            for vcpu in vcpus:
+                vcpu.seed = seed
             self._guest_ns = guest_ns
             # The writes of before are not those of the last second.
             self._history = deque([(time.monotonic_ns(), self.writes())], self._history.maxlen)

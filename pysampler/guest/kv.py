@@ -98,9 +98,11 @@ def lay_out(options: KvOptions, ws: int, seed: int) -> KvStore:
     Raises:
         UsageError: the keys do not fit.
     """
+    n = options.keys or min(_DEFAULT_KEYS, most_keys(ws))
+    if n > most_keys(ws):  # before memory is taken for them
+        raise _too_large(options, ws)
     chunks = _chunk_sizes()
     n_slabs = ws // _SLAB
-    n = options.keys or min(_DEFAULT_KEYS, ws // _FIRST_CHUNK)
     item_bytes = _value_sizes(options.value, n, seed) + _OVERHEAD
     item_class = np.searchsorted(chunks, item_bytes)
     per_slab = _SLAB // chunks[item_class]
@@ -114,10 +116,7 @@ def lay_out(options: KvOptions, ws: int, seed: int) -> KvStore:
     slabs_open = np.cumsum(opens_slab)
     fit = int(np.searchsorted(slabs_open, n_slabs, side="right"))
     if fit < (options.keys or 2):
-        raise UsageError(
-            f"workload kv: {options.keys or 2} keys of up to {options.value[1]} bytes do not fit "
-            f"into a working set of {format_size(ws)}"
-        )
+        raise _too_large(options, ws)
     # In order of class, each item lies in the slab that was opened last.
     opened = np.maximum.accumulate(np.where(opens_slab[by_class], np.arange(n), 0))
     slab = np.empty(n, dtype=np.int64)
@@ -135,6 +134,23 @@ def lay_out(options: KvOptions, ws: int, seed: int) -> KvStore:
         free_at=free_at,
         reads=min(percent * (1 << 64) // 100, (1 << 64) - 1),
         write=write,
+    )
+
+
+def most_keys(ws: int) -> int:
+    """Return how many keys a store can have at most in a working set of ``ws`` bytes."""
+    return min(_MAX_KEYS, ws // _FIRST_CHUNK)
+
+
+def most_entries(ws: int) -> int:
+    """Return how long `item_at` and `free_at` of such a store can be together."""
+    return most_keys(ws) + len(_chunk_sizes())
+
+
+def _too_large(options: KvOptions, ws: int) -> UsageError:
+    return UsageError(
+        f"workload kv: {options.keys or 2} keys of up to {options.value[1]} bytes do not fit "
+        f"into a working set of {format_size(ws)}"
     )
 
 

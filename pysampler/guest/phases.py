@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FOREVER_NS = (1 << 63) - 1
 _IDLE = Workload("idle", Pattern.IDLE)
 _INDEX = re.compile(r"\d{1,9}", re.ASCII)
+_JSON_MEMBERS = frozenset({"vcpus", "workloads", "entries", "repeat"})
 _MAX_FILE = 1 << 20
 _MAX_PHASES = 10_000
 MAX_PHASE_NS = 1000 * 3600 * 1_000_000_000  # 1000 h
@@ -98,6 +99,51 @@ class Phases:
             return _from_document(document, n_vcpus)
         except (FormatError, UsageError) as error:
             raise type(error)(f"{path}: {error}") from error
+
+    @classmethod
+    def from_json(cls, value: object, n_vcpus: int) -> Phases:
+        """Return the schedule of `to_json`, which may come from anyone.
+
+        Raises:
+            FormatError: not such a value; the message names the member.
+            UsageError: a workload that is none.
+        """
+        if not isinstance(value, dict) or set(value) != _JSON_MEMBERS:
+            raise FormatError(f"not an object of {', '.join(sorted(_JSON_MEMBERS))}")
+        if type(value["vcpus"]) is not int or value["vcpus"] != n_vcpus:
+            raise FormatError(f"vcpus: not {n_vcpus}, the number of this guest's")
+        texts, entries, repeat = value["workloads"], value["entries"], value["repeat"]
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise FormatError("workloads: not an array of texts")
+        if not isinstance(entries, list) or not 1 <= len(entries) <= _MAX_PHASES:
+            raise FormatError(f"entries: not an array of 1 to {_MAX_PHASES}")
+        if not isinstance(repeat, bool):
+            raise FormatError("repeat: not true or false")
+        workloads = [Workload.parse(text) for text in texts]
+        phases = tuple(
+            _entry_of_json(i, entry, workloads, n_vcpus) for i, entry in enumerate(entries)
+        )
+        _check_endless(phases, repeat)
+        return cls(phases, repeat)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the schedule as JSON has it: each workload's text once, and where it is used.
+
+        ``entries`` has ``[ns or null, [number of each vCPU's workload]]`` of each phase, or one
+        number where all vCPUs have the same.
+        """
+        texts = dict.fromkeys(workload.text for workload in self.workloads())
+        numbers = {text: i for i, text in enumerate(texts)}
+        entries: list[list[Any]] = []
+        for length, workloads in self.entries:
+            row = [numbers[workload.text] for workload in workloads]
+            entries.append([length, row if len(set(row)) > 1 else row[0]])
+        return {
+            "vcpus": len(self.entries[0][1]),
+            "workloads": list(texts),
+            "entries": entries,
+            "repeat": self.repeat,
+        }
 
     def at(self, guest_ns: int) -> Phase:
         """Return the phase of a time on the guest's clock."""
@@ -193,10 +239,31 @@ def _from_document(document: object, n_vcpus: int) -> Phases:
     if not isinstance(repeat, bool):
         raise FormatError("repeat: not true or false")
     entries = tuple(_entry(i, phase, n_vcpus) for i, phase in enumerate(phases))
+    _check_endless(entries, repeat)
+    return Phases(entries, repeat)
+
+
+def _check_endless(entries: Sequence[tuple[int | None, Any]], repeat: bool) -> None:
     endless = [i for i, (length, _) in enumerate(entries) if length is None]
     if endless and (repeat or endless[0] < len(entries) - 1):
         raise FormatError(f"phases[{endless[0]}].for: missing; only a last one may last")
-    return Phases(entries, repeat)
+
+
+def _entry_of_json(
+    i: int, entry: object, workloads: Sequence[Workload], n_vcpus: int
+) -> tuple[int | None, tuple[Workload, ...]]:
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise FormatError(f"entries[{i}]: not an array of a length and workloads")
+    length, row = entry
+    if length is not None and (type(length) is not int or not 1 <= length <= MAX_PHASE_NS):
+        raise FormatError(f"entries[{i}][0]: not null, nor a whole number from 1 to {MAX_PHASE_NS}")
+    if not isinstance(row, list):
+        row = [row] * n_vcpus
+    if len(row) != n_vcpus:
+        raise FormatError(f"entries[{i}][1]: it is for {len(row)} vCPUs; there are {n_vcpus}")
+    if not all(type(number) is int and 0 <= number < len(workloads) for number in row):
+        raise FormatError(f"entries[{i}][1]: not a number below {len(workloads)} for each vCPU")
+    return length, tuple(workloads[number] for number in row)
 
 
 def _entry(i: int, phase: Any, n_vcpus: int) -> tuple[int | None, tuple[Workload, ...]]:

@@ -2,8 +2,11 @@
 """A guest's state as bytes: how far each vCPU is in its sequence of writes, and the guest's clock.
 
 A guest that loads the state of another one, and has its RAM, goes on with the very sequence of
-writes that the other one would have made. RAM itself is not part of it, nor are the pace and the
-throttle: they decide when a write happens, not which.
+writes that the other one would have made. RAM itself is not part of it, nor is the throttle, which
+decides when a write happens, not which.
+
+Phases and seed are part of it. A guest that waits for an incoming migration takes them over, so it
+need not have been started with them. Any other guest must have them already.
 
 The bytes are one line of JSON in ASCII, then for each vCPU with a store, in order, its index:
 `item_at` and `free_at`, numbers of 64 bits, the lowest byte first. They may come from anyone.
@@ -13,15 +16,18 @@ All is checked before any of it is used, against the layout that the guest itsel
 from __future__ import annotations
 
 import json
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pysampler.core import KvState, VcpuState
-from pysampler.errors import FormatError
+from pysampler.core import KvState, Pattern, VcpuState
+from pysampler.errors import FormatError, StateError, UsageError
+from pysampler.guest.kv import most_entries
+from pysampler.guest.phases import Phases
 from pysampler.guest.ram import PAGE_SIZE, named
-from pysampler.guest.vcpu import store_of
+from pysampler.guest.run_state import RunState
+from pysampler.guest.vcpu import store_of, working_set
+from pysampler.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,12 +36,14 @@ if TYPE_CHECKING:
 
     from pysampler.core import KvStore
     from pysampler.guest.guest import Guest
-    from pysampler.guest.phases import Phases
     from pysampler.guest.vcpu import VcpuThread
 
-VERSION = 1
+VERSION = 2
 
-_MAX_HEADER = 1 << 18  # 255 vCPUs and 64 blocks take less
+# 255 vCPUs and 64 blocks take less than 256 KiB, the rest is for phases.
+_MAX_HEADER = 1 << 22
+# So many different stores a guest takes over: to lay one out takes memory and time.
+_MAX_STORES = 16
 _MAX_CLOCK_NS = 1 << 62
 _MAX_WRITES = (1 << 48) - 1  # a write's mark holds no more
 _MAX_U64 = (1 << 64) - 1
@@ -57,7 +65,7 @@ def save(guest: Guest) -> bytes:
     """Return the state of a stopped guest.
 
     Raises:
-        StateError: the guest is not stopped.
+        StateError: the guest is not stopped, or its schedule of phases is too long to be saved.
     """
     with guest.standing() as vcpus:
         states = [vcpu.state() for vcpu in vcpus]
@@ -65,7 +73,7 @@ def save(guest: Guest) -> bytes:
             "pysampler-guest-state": VERSION,
             "seed": guest.seed,
             "blocks": _blocks(guest),
-            "phases": _digest(guest.phases),
+            "phases": guest.phases.to_json(),
             "clock-ns": guest.clock_ns(),
             "vcpus": [
                 {
@@ -78,19 +86,26 @@ def save(guest: Guest) -> bytes:
                 for vcpu, state in zip(vcpus, states, strict=True)
             ],
         }
+    line = json.dumps(header, separators=(",", ":")).encode("ascii") + b"\n"
+    if len(line) > _MAX_HEADER:
+        raise StateError(
+            f"the guest's phases take {len(line)} bytes, but its state has room for {_MAX_HEADER};"
+            " start it with fewer phases"
+        )
     indexes = [
         array.astype("<u8").tobytes()
         for state in states
         if state.kv is not None
         for array in (state.kv.item_at, state.kv.free_at)
     ]
-    return b"".join([json.dumps(header).encode("ascii"), b"\n", *indexes])
+    return b"".join([line, *indexes])
 
 
 def load(guest: Guest, data: bytes) -> None:
     """Bring a stopped guest into a saved state; it goes on from there when it is continued.
 
-    The guest must have the blocks, phases and seed of the one that was saved.
+    The guest must have the blocks and the number of vCPUs of the one that was saved. One that waits
+    for an incoming migration takes over its phases and seed; any other one must have them, too.
 
     Args:
         guest: the guest. After an error it is as it was.
@@ -104,14 +119,15 @@ def load(guest: Guest, data: bytes) -> None:
         pass  # a guest that runs is refused at once
     # Checking a large store takes seconds, in which others may ask the guest how it is.
     header, rest = _split(data)
-    _check_same_guest(guest, header)
+    phases, seed = _course(guest, header)
     clock_ns = _number(header, "clock-ns", "", 0, _MAX_CLOCK_NS)
     members = header.get("vcpus")
     if not isinstance(members, list) or len(members) != len(vcpus):
         raise FormatError(f"guest state: vcpus: not an array of {len(vcpus)}")
+    last_phase = phases.at(clock_ns).number
     checked = []
     for vcpu, member in zip(vcpus, members, strict=True):
-        part, rest = _check_vcpu(guest, vcpu, member, rest, clock_ns)
+        part, rest = _check_vcpu(vcpu, phases, seed, last_phase, member, rest)
         checked.append(part)
     if rest:
         raise FormatError(f"guest state: {len(rest)} bytes more than it says")
@@ -119,11 +135,14 @@ def load(guest: Guest, data: bytes) -> None:
         for vcpu, part in zip(vcpus, checked, strict=True):
             vcpu.set_state(part.phase, part.work, part.state)
             vcpu.counter[0] = part.writes
-        guest.set_clock(clock_ns)
+        guest.set_course(phases, seed, clock_ns)
 
 
 def max_bytes(guest: Guest) -> int:
     """Return how long a state that fits the guest can be; what is longer need not be read."""
+    if guest.state is RunState.INMIGRATE:
+        ws = max(block.length for block in guest.blocks)
+        return _MAX_HEADER + len(guest.writes()) * 8 * most_entries(ws)
     largest = [0] * len(guest.writes())
     for _, workloads in guest.phases.entries:
         for i, workload in enumerate(workloads):
@@ -135,15 +154,6 @@ def max_bytes(guest: Guest) -> int:
 
 def _blocks(guest: Guest) -> list[list[str | int]]:
     return [[block.idstr, block.length] for block in guest.blocks]
-
-
-def _digest(phases: Phases) -> str:
-    """Return what tells schedules apart: they may be long, and are not needed to load a state."""
-    digest = blake2b(digest_size=16)
-    digest.update(json.dumps([phases.repeat, len(phases.entries[0][1])]).encode("ascii"))
-    for length, workloads in phases.entries:
-        digest.update(json.dumps([length, [w.text for w in workloads]]).encode("ascii"))
-    return digest.hexdigest()
 
 
 def _kv_members(kv: KvState) -> dict[str, int]:
@@ -175,28 +185,76 @@ def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
     return header, memoryview(data)[end + 1 :]
 
 
-def _check_same_guest(guest: Guest, header: Mapping[str, Any]) -> None:
-    own = {"seed": guest.seed, "blocks": _blocks(guest), "phases": _digest(guest.phases)}
-    for name, value in own.items():
-        if header.get(name) != value:
+def _course(guest: Guest, header: Mapping[str, Any]) -> tuple[Phases, int]:
+    """Return the phases and the seed with which the guest goes on."""
+    waits = guest.state is RunState.INMIGRATE
+    own: dict[str, Any] = {"seed": guest.seed, "blocks": _blocks(guest)}
+    own["phases"] = guest.phases.to_json()
+    for name in ("blocks",) if waits else own:
+        if header.get(name) != own[name]:
             raise FormatError(
                 f"guest state: {name}: of another guest; start both with the same {name}"
             )
+    if not waits:
+        return guest.phases, guest.seed
+    seed = _number(header, "seed", "", 0, _MAX_U64)
+    members, n_vcpus = header.get("vcpus"), len(guest.writes())
+    if isinstance(members, list) and len(members) != n_vcpus:
+        raise FormatError(
+            f"guest state: vcpus: it has {len(members)}, this guest {n_vcpus}; start both with the"
+            " same number of vCPUs"
+        )
+    try:
+        phases = Phases.from_json(header.get("phases"), n_vcpus)
+        _check_fit(guest, phases, seed)
+    except (FormatError, UsageError) as error:
+        raise FormatError(f"guest state: phases: {printable(str(error))[:200]}") from error
+    return phases, seed
+
+
+def _check_fit(guest: Guest, phases: Phases, seed: int) -> None:
+    """Make sure that all workloads fit their blocks.
+
+    Raises:
+        FormatError: their stores are too many.
+        UsageError: one does not fit.
+    """
+    workloads = [
+        (workload, named(guest.blocks, workload.block)) for workload in set(phases.workloads())
+    ]
+    stores = {
+        (workload.kv, working_set(workload, block))
+        for workload, block in workloads
+        if workload.pattern is Pattern.KV
+    }
+    if len(stores) > _MAX_STORES:
+        raise FormatError(
+            f"{len(stores)} different stores; a state brings at most {_MAX_STORES}, so start the"
+            " other guest with fewer"
+        )
+    for workload, block in workloads:
+        working_set(workload, block)
+        store_of(workload, block, seed)
 
 
 def _check_vcpu(
-    guest: Guest, vcpu: VcpuThread, member: object, rest: memoryview, clock_ns: int
+    vcpu: VcpuThread,
+    phases: Phases,
+    seed: int,
+    last_phase: int,
+    member: object,
+    rest: memoryview,
 ) -> tuple[_Checked, memoryview]:
     """Return a vCPU's part, and what comes after its index."""
     where = f"vcpus[{vcpu.index}]"
     members = _object(member, where, _VCPU)
-    phase = _number(members, "phase", where, -1, guest.phases.at(clock_ns).number)
+    phase = _number(members, "phase", where, -1, last_phase)
     draws = _number(members, "draws", where, 0, _MAX_U64)
     position = _number(members, "position", where, 0, _MAX_U64)
     writes = _number(members, "writes", where, 0, _MAX_WRITES)
     work, kv, store = None, None, None
     if phase >= 0:
-        work = vcpu.work(phase, guest.phases.workloads_of(phase)[vcpu.index])
+        work = vcpu.work(phase, phases.workloads_of(phase)[vcpu.index], seed)
         store = work["store"]
     if work is not None and store is not None:
         ws = work["n_pages"] * PAGE_SIZE

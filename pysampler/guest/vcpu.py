@@ -35,6 +35,7 @@ class VcpuThread(threading.Thread):
     Attributes:
         index: its number, from 0.
         counter: its slot in the shared page; ``counter[0]`` is its writes so far.
+        seed: the guest's; set while the vCPU stands.
         phase: number of the phase in whose sequence of writes it is; -1 before the first.
         parked: whether it stands, and so its counter and stamps; `Guest`'s condition guards it.
         failure: what ended it too early, if anything did.
@@ -69,7 +70,7 @@ class VcpuThread(threading.Thread):
         self.parked = True
         self.failure: Exception | None = None
         self._ram = ram
-        self._seed = seed
+        self.seed = seed
         self._next_stretch = next_stretch
         self._failed = failed
         self._core = core.Vcpu(index, counter, log)
@@ -94,18 +95,18 @@ class VcpuThread(threading.Thread):
             phase, origin_ns = stretch
             if phase.number != self.phase:
                 workload = phase.workloads[self.index]
-                self._core.set_work(**self.work(phase.number, workload))
+                self._core.set_work(**self.work(phase.number, workload, self.seed))
                 self.phase = phase.number
             # A guest's clock may be ahead of the machine's: C takes differences, which hold then.
             bursts_ns = (origin_ns + phase.start_ns) % (1 << 64)
             self._core.run(bursts_ns, origin_ns + phase.end_ns)
 
-    def work(self, number: int, workload: Workload) -> dict[str, Any]:
-        """Return what `core.Vcpu.set_work` takes for its workload of a phase."""
+    def work(self, number: int, workload: Workload, seed: int) -> dict[str, Any]:
+        """Return what `core.Vcpu.set_work` takes for its workload of a phase, by a guest's seed."""
         block = named(self._ram.blocks, workload.block)
-        sequence = sequence_seed(self._seed, self.index, number)
+        sequence = sequence_seed(seed, self.index, number)
         return {
-            **work(workload, block, self._seed, sequence),
+            **work(workload, block, seed, sequence),
             "log_block": self._ram.blocks.index(block),
         }
 

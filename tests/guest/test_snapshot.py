@@ -234,7 +234,7 @@ def test_a_state_that_nobody_changed_is_loaded(store_guest, store_state):
         ("clock-ns", -1, "clock-ns: not a whole number"),
         ("clock-ns", 1 << 63, "clock-ns: not a whole number"),
         ("clock-ns", 1.5, "clock-ns: not a whole number"),
-        ("pysampler-guest-state", 2, "version 2; this pysampler reads 1"),
+        ("pysampler-guest-state", 1, "version 1; this pysampler reads 2"),
         ("vcpus", [], "vcpus: not an array of 1"),
         ("vcpus", None, "vcpus: not an array of 1"),
         ("vcpus.0", 5, r"vcpus\[0\]: not an object of draws, kv"),
@@ -300,11 +300,11 @@ def test_hostile_chunks_are_refused(store_guest, store_state, change):
         (b"{}\n", "begin with a line of JSON"),
         (b"[" * 200_000 + b"\n", "begin with a line of JSON"),
         (b"\xff\n", "begin with a line of JSON"),
-        (b'{"pysampler-guest-state": 1}', "begin with a line of JSON"),
-        (b'{"pysampler-guest-state": 1' + b" " * (1 << 20) + b"}\n", "begin with a line of JSON"),
+        (b'{"pysampler-guest-state": 2}', "begin with a line of JSON"),
+        (b'{"pysampler-guest-state": 2' + b" " * (1 << 22) + b"}\n", "begin with a line of JSON"),
         (b'{"pysampler-guest-state": true}\n', "version True"),
         (b'{"pysampler-guest-state": ' + b"9" * 5000 + b"}\n", "guest state: "),
-        (b'{"pysampler-guest-state": 1}\n', "seed: of another guest"),
+        (b'{"pysampler-guest-state": 2}\n', "seed: of another guest"),
     ],
 )
 def test_what_is_no_state_is_refused(store_guest, data, message):
