@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 30
+FUZZ_STREAMS ?= 1000000
 TESTS ?= tests
 # Tests of one file run in one process, as some share a guest or a limit of it. Files come in their
 # order: by default those of few tests come last, and some of these take a minute.
@@ -134,7 +135,7 @@ wheel: $(PACKAGE) ## build sdist and wheel into dist/, check both with every Pyt
 	@.ci/wheel $(BIN)
 
 .PHONY: fuzz
-fuzz: $(DEV) ## feed the JSON reader with what nobody would write, FUZZ_SECONDS=30
+fuzz: $(DEV) ## feed what nobody would send to the JSON reader and to a migration's destination, FUZZ_SECONDS=30 FUZZ_STREAMS=1000000
 	@mkdir -p fuzz-corpus
 	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then \
 		$(BIN)/python tests/fuzz/fuzz_vector.py -max_total_time=$(FUZZ_SECONDS) -timeout=5 \
@@ -144,6 +145,7 @@ fuzz: $(DEV) ## feed the JSON reader with what nobody would write, FUZZ_SECONDS=
 		echo "There is no Atheris for this Python; Hypothesis alone:"; \
 		$(BIN)/pytest tests/fuzz; \
 	fi
+	$(BIN)/python tests/fuzz/migration_stream.py --streams $(FUZZ_STREAMS)
 
 .PHONY: bench
 bench: $(BENCH) ## what passes, late starts, predictions, tracking and the guest cost, how good predictions are; 4 GiB, minutes
