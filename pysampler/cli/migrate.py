@@ -263,17 +263,25 @@ def _migrate(
     with progress:
         cancelled_for = _follow(client, watch, progress, signals, limit_s)
         if cancelled_for:
-            limit_s = watch.now.elapsed_s
             _cancel(client, watch, cancelled_for)
     status = watch.now.status
     if status not in {"completed", "cancelled"}:
         error = watch.now.error or "the source does not say why"
         raise PysamplerError(f"the migration is {status}: {error}")
-    print_table(summary_table(watch, settings.bandwidth, limit_ms))
-    for line in meanings(watch, limit_ms, was_running=settings.is_running):
-        put(line)
-    if vector is not None and args.output is not None:
-        _record(args, watch, vector, settings, limit_s)
+    try:
+        print_table(summary_table(watch, settings.bandwidth, limit_ms))
+        for line in meanings(watch, limit_ms, was_running=settings.is_running):
+            put(line)
+    finally:  # also where nobody reads stdout
+        if vector is not None and args.output is not None:
+            # Whoever cancelled it: it had not converged by then.
+            _record(
+                args,
+                watch,
+                vector,
+                settings,
+                limit_s if status == "completed" else watch.now.elapsed_s,
+            )
     return _code(args, status, cancelled_for)
 
 

@@ -351,6 +351,29 @@ def test_a_record_is_what_predict_evaluate_reads(capsys, source, guest, tmp_path
     assert main(["predict", "--evaluate", str(path)]) == 0
 
 
+def test_a_record_of_a_cancelled_migration_says_when(capsys, source, guest, tmp_path):
+    source.replies["query-migrate"] = [ACTIVE, {"status": "cancelled"}]
+    path = tmp_path / "records.jsonl"
+    assert run(capsys, source, "--measure", "50ms", "--pid", guest.pid, "-o", path)[0] == 1
+    (migration,) = read_migrations([path.read_bytes()])
+    assert migration.limit_ms < 60_000  # and not the deadline of an hour
+
+
+def test_a_record_is_kept_when_nobody_reads_the_summary(source, guest, tmp_path):
+    path = tmp_path / "records.jsonl"
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "pysampler", "migrate", "--from", source.address, *TO]
+    words = ["--measure", "50ms", "--pid", str(guest.pid), "-o", str(path)]
+    done = subprocess.run(
+        [*command, *words], stdout=write, stderr=subprocess.PIPE, timeout=60, check=False
+    )
+    os.close(write)
+    assert done.returncode == 1
+    assert b"Error" not in done.stderr
+    assert len(read_migrations([path.read_bytes()])) == 1
+
+
 def test_records_are_appended(capsys, source, guest, tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text('{"already": "here"}\n')
