@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _REPLY_MAX = 8 << 20  # bytes that a server may send while one command, or one pause, lasts
+_EVENTS_MAX = 10_000  # that nobody has taken out; QEMU sends some for each pass at most
 _TCP = re.compile(r"tcp:(?:\[([^\[\]]+)\]|([^:\[\]]*)):([0-9]{1,5})", re.ASCII)
 
 
@@ -165,6 +166,8 @@ class QmpClient:
 
     def _note(self, message: dict[str, Any]) -> None:
         if isinstance(message.get("event"), str):
+            if len(self.events) == _EVENTS_MAX:
+                raise ValueError("it says too much")
             self.events.append(message)
 
     def _next(self, deadline: float) -> dict[str, Any]:

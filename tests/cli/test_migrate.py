@@ -270,7 +270,7 @@ class started:  # noqa: N801 - used as a function
         (b"[" * 100_000 + b"\n", "does not answer with JSON objects"),
         (b"x" * (9 << 20), "it says too much"),
         ([], "does not answer query-migrate as QEMU does"),
-        (b'{"event": "A"}\n' * 700_000, "it says too much"),
+        (b'{"event": "A"}\n' * 20_000, "it says too much"),
     ],
 )
 def test_a_hostile_source_is_one_line(capsys, source, reply, text):
