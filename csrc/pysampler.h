@@ -480,7 +480,7 @@ struct ps_pace {
  */
 enum { PS_THROTTLE_RUN_NS = 10000000 };
 struct ps_throttle {
-    uint64_t sleep_ns;   /* atomic, set by ps_vcpu_throttle(); 0: no throttle */
+    uint64_t sleep_ns;   /* atomic, set by ps_vcpu_throttle(); 0: no throttle; UINT64_MAX: asleep */
     uint64_t slept_ns;   /* atomic, state: how long it has slept in all */
     uint64_t began_ns;   /* state: when its present turn began */
     uint64_t asleep;     /* state: whether that is a turn of sleep */
@@ -541,8 +541,9 @@ uint64_t ps_pace_missed(struct ps_pace *pace, uint64_t absent_ns, uint64_t left)
 
 /*
  * When the throttle's turn ends that is under way at now_ns, which never goes back; UINT64_MAX:
- * never. The first turn begins when there is a throttle, and is one of running. A turn that was too
- * long shortens the next one of running, so that the share of sleep is kept.
+ * never, as where sleep_ns is that: it sleeps at once, and for good. The first turn else begins
+ * when there is a throttle, and is one of running. A turn that was too long shortens the next one
+ * of running, so that the share of sleep is kept.
  */
 uint64_t ps_throttle_end(struct ps_throttle *throttle, uint64_t now_ns);
 

@@ -21,6 +21,8 @@ _Static_assert((int)BATCH <= (int)PS_LOG_SPARE,
 
 /* A paced vCPU wakes up this often. */
 static const uint64_t QUANTUM_NS = 1000000;
+/* A throttled one tells at least this often how long it has slept. */
+static const uint64_t SLEEP_NS = 10000000;
 
 /* ---- writes ---- */
 
@@ -162,28 +164,37 @@ static uint64_t burst_end(const struct ps_vcpu *vcpu, uint64_t origin_ns, uint64
     return now - into + (*resting_ret ? cycle_ns : vcpu->on_ns);
 }
 
+/* A time that is never reached where 64 bits hold none that is so late. */
+static uint64_t later(uint64_t time, uint64_t ns)
+{
+    return ns < UINT64_MAX - time ? time + ns : UINT64_MAX;
+}
+
 uint64_t ps_throttle_end(struct ps_throttle *throttle, uint64_t now)
 {
     const uint64_t sleep_ns = __atomic_load_n(&throttle->sleep_ns, __ATOMIC_ACQUIRE);
 
-    if (!sleep_ns) {
-        throttle->asleep = 0;
-        throttle->began_ns = now;
+    if (!sleep_ns || sleep_ns == UINT64_MAX) {
+        const uint64_t asleep = sleep_ns != 0;
+        if (!asleep || !throttle->asleep)
+            throttle->began_ns = now;
+        throttle->asleep = asleep;
+        throttle->overrun_ns = 0;
         return UINT64_MAX;
     }
     const uint64_t turn_ns = throttle->asleep ? sleep_ns : PS_THROTTLE_RUN_NS;
     const uint64_t into = now - throttle->began_ns;
     if (into < turn_ns)
-        return throttle->began_ns + turn_ns;
+        return later(throttle->began_ns, turn_ns);
     const uint64_t late = into - turn_ns;
     throttle->asleep = !throttle->asleep;
     if (throttle->asleep) {
         throttle->overrun_ns = late;
         throttle->began_ns = now;
-        return now + sleep_ns;
+        return later(now, sleep_ns);
     }
     /* It runs shorter by what it ran too long before and slept too long now: the share is kept. */
-    const uint64_t less = throttle->overrun_ns + late;
+    const uint64_t less = later(throttle->overrun_ns, late);
     throttle->began_ns = less < PS_THROTTLE_RUN_NS ? now - less : now;
     return throttle->began_ns + PS_THROTTLE_RUN_NS;
 }
@@ -194,23 +205,26 @@ void ps_vcpu_throttle(struct ps_vcpu *vcpu, uint64_t sleep_ns)
     wake(vcpu); /* it may have slept long enough now */
 }
 
-/* Pause until end, at most. What fell due before `from` is done after the pause; none falls due in
- * it. Returns when the pause was over, early if somebody woke us. */
-static uint64_t pause_vcpu(struct ps_vcpu *vcpu, uint64_t from, uint64_t end, uint64_t *left)
+/* Wait until wake, at most. What fell due before `from` is done after the pause; none falls due in
+ * it. Returns how far in the pause, which ends at end, it is now. */
+static uint64_t pause_vcpu(struct ps_vcpu *vcpu, uint64_t from, uint64_t wake, uint64_t end,
+                           uint64_t *left)
 {
     struct ps_pace *const pace = &vcpu->pace;
 
     if (pace->writes_per_second && pace->last_ns < from)
         *left += ps_pace_due(pace, from);
-    wait_until(vcpu, end);
+    wait_until(vcpu, wake);
     pace->last_ns = smaller(now_ns(), end);
     return pace->last_ns;
 }
 
-/* Sleep as the throttle says. What was missed so is up to the workload. */
+/* Sleep as the throttle says, but not longer than it takes to tell how long it has slept: who
+ * measures it need not wait for the end. What was missed so is up to the workload. */
 static void sleep_throttled(struct ps_vcpu *vcpu, uint64_t now, uint64_t end, uint64_t *left)
 {
-    const uint64_t slept = pause_vcpu(vcpu, now, end, left) - now;
+    const uint64_t wake = smaller(end, now + SLEEP_NS);
+    const uint64_t slept = pause_vcpu(vcpu, now, wake, end, left) - now;
 
     __atomic_store_n(&vcpu->throttle.slept_ns, vcpu->throttle.slept_ns + slept, __ATOMIC_RELEASE);
     if (vcpu->pace.writes_per_second)
@@ -285,7 +299,7 @@ int ps_vcpu_run(struct ps_vcpu *vcpu, uint64_t origin_ns, uint64_t until_ns)
         const uint64_t throttle = ps_throttle_end(&vcpu->throttle, now);
         const uint64_t end = smaller(until_ns, resting ? burst : smaller(burst, throttle));
         if (resting) {
-            pause_vcpu(vcpu, burst - vcpu->off_ns, end, &left);
+            pause_vcpu(vcpu, burst - vcpu->off_ns, end, end, &left);
             look = 0;
         } else if (vcpu->throttle.asleep) {
             sleep_throttled(vcpu, now, end, &left);

@@ -33,6 +33,7 @@ from pysampler.core.dirty_log import (
 )
 from pysampler.core.guest import (
     GUEST_PAGE_SIZE,
+    THROTTLE_ASLEEP_NS,
     THROTTLE_RUN_NS,
     Effect,
     KvState,
@@ -140,6 +141,7 @@ __all__ = [
     "PRECOPY_OUTCOME",
     "PRECOPY_ROUND",
     "STREAM_PAGE",
+    "THROTTLE_ASLEEP_NS",
     "THROTTLE_RUN_NS",
     "TMPFS_MAGIC",
     "Aggression",

@@ -20,6 +20,7 @@ GUEST_PAGE_SIZE: int = lib.PS_GUEST_PAGE_SIZE
 
 # How long a throttled vCPU runs between two sleeps.
 THROTTLE_RUN_NS: int = lib.PS_THROTTLE_RUN_NS
+THROTTLE_ASLEEP_NS = (1 << 64) - 1  # the sleep of one that does not run at all
 
 
 class Pattern(enum.IntEnum):

@@ -35,7 +35,7 @@ STOP_LIMIT_S = 10.0
 # How long `close` waits for a vCPU that a tracker holds in a write.
 CLOSE_LIMIT_S = 1.0
 
-MAX_THROTTLE = 99.9  # percent: it sleeps for 10 s then, after each 10 ms
+MAX_THROTTLE = 100  # percent: it sleeps until it is told otherwise then
 
 _RATE_WINDOW_NS = 1_000_000_000
 
@@ -245,7 +245,8 @@ class Guest:
         to the workload; see `Workload.lag_ms`.
 
         Args:
-            percentage: of the time that they sleep, from 0, which ends it, to 99.9.
+            percentage: of the time that they sleep, from 0, which ends it, to 100: they sleep at
+                once, until they are told otherwise.
             vcpu: this one alone; None for all.
 
         Raises:
@@ -262,7 +263,10 @@ class Guest:
                 thread.throttle(percentage)
 
     def throttled_ns(self) -> tuple[int, ...]:
-        """Return how long each vCPU has slept by order of `throttle`, in all."""
+        """Return how long each vCPU has slept by order of `throttle`, in all.
+
+        A vCPU that sleeps says so at least every 10 ms.
+        """
         return tuple(thread.throttled_ns for thread in self._threads)
 
     def note_rates(self) -> None:

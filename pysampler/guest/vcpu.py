@@ -129,7 +129,10 @@ class VcpuThread(threading.Thread):
 
     def throttle(self, percentage: float) -> None:
         """Let it run for 100 - ``percentage`` of the time; from any thread."""
-        self._core.throttle(round(core.THROTTLE_RUN_NS * percentage / (100 - percentage)))
+        sleep_ns = core.THROTTLE_ASLEEP_NS
+        if percentage < 100:
+            sleep_ns = min(round(core.THROTTLE_RUN_NS * percentage / (100 - percentage)), sleep_ns)
+        self._core.throttle(sleep_ns)
 
     @property
     def throttled_ns(self) -> int:

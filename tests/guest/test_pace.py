@@ -5,6 +5,7 @@ from guest_pace import Pace, Throttle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pysampler.core import THROTTLE_ASLEEP_NS as ASLEEP_NS
 from pysampler.core import THROTTLE_RUN_NS as RUN_NS
 
 MS = 1_000_000
@@ -160,3 +161,26 @@ def test_a_throttle_that_changes_takes_effect_at_once():
     assert throttle.turn(106 * MS) == (False, 2**64 - 1)
     throttle.set(MS)  # and begins with a turn of running
     assert throttle.turn(107 * MS) == (False, 106 * MS + RUN_NS)
+
+
+def test_a_throttle_may_sleep_for_good():
+    throttle = Throttle()
+    throttle.set(ASLEEP_NS)
+    for now in (0, 1, RUN_NS, 2**63):
+        assert throttle.turn(now) == (True, 2**64 - 1)
+    throttle.set(MS)  # it has slept longer than that already
+    assert throttle.turn(2**63 + 1) == (False, 2**63 + 1 + RUN_NS)
+    throttle.set(ASLEEP_NS)
+    assert throttle.turn(2**63 + 2) == (True, 2**64 - 1)
+    throttle.set(100 * MS)
+    assert throttle.turn(2**63 + 3) == (True, 2**63 + 2 + 100 * MS)
+
+
+@given(st.integers(1, ASLEEP_NS), st.lists(st.integers(0, 2**63), max_size=30).map(sorted))
+def test_a_turn_never_ends_before_now(sleep_ns, times):
+    throttle = Throttle()
+    throttle.set(sleep_ns)
+    for now in times:
+        asleep, end = throttle.turn(now)
+        assert end > now
+        assert asleep or end <= now + RUN_NS

@@ -93,10 +93,46 @@ def test_a_guest_stops_and_goes_on_at_once_whatever_it_sleeps(make_guest):
         assert time.monotonic() - begin < 5
 
 
-@pytest.mark.parametrize("percentage", [-1, 99.91, 100, float("nan"), float("inf")])
+@pytest.mark.parametrize("percentage", [100, 100 - 1e-12, 99.99])
+def test_a_vcpu_sleeps_until_it_is_told_otherwise(make_guest, percentage):
+    guest = make_guest("uniform:wps=20k", "uniform:wps=max", vcpus=2)
+    guest.cont()
+    begin = time.monotonic_ns()
+    guest.throttle(percentage)
+    time.sleep(0.1)
+    writes = guest.writes()
+    slept = guest.throttled_ns()  # which it says while it sleeps
+    while any(now - then < 50e6 for then, now in zip(slept, guest.throttled_ns(), strict=True)):
+        assert time.monotonic_ns() - begin < 5e9
+    assert max(guest.throttled_ns()) <= time.monotonic_ns() - begin
+    guest.stop()
+    guest.cont()
+    time.sleep(0.05)
+    if percentage == 100:  # the others begin with a turn of running, of which some may be left
+        assert guest.writes() == writes
+    guest.throttle(0)
+    deadline = time.monotonic() + 5
+    while any(now - then < 2000 for then, now in zip(writes, guest.writes(), strict=True)):
+        assert time.monotonic() < deadline
+
+
+def test_a_vcpu_that_begins_asleep_writes_nothing(make_guest):
+    guest = make_guest("uniform:wps=max", vcpus=2)
+    guest.throttle(100, vcpu=1)
+    guest.cont()
+    while guest.writes()[0] < 10_000:
+        time.sleep(0.001)
+    assert guest.writes()[1] == 0
+    guest.throttle(50)
+    deadline = time.monotonic() + 5
+    while not guest.writes()[1]:
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("percentage", [-1, 100.01, 101, float("nan"), float("inf")])
 def test_a_percentage_out_of_range_changes_nothing(make_guest, percentage):
     guest = make_guest("idle")
-    with pytest.raises(UsageError, match=r"is not from 0 to 99\.9 %"):
+    with pytest.raises(UsageError, match="is not from 0 to 100 %"):
         guest.throttle(percentage)
 
 
