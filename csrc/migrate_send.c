@@ -16,9 +16,6 @@
 enum {
     LOOK_AT_CLOCK = 64, /* pages, as QEMU does */
     WINDOW = 512,       /* pages of the host that are asked for at once whether they are there */
-    /* So much later than the link was free the sender may come without a loss: waits are not
-     * exact. */
-    LATE_NS = 1000000,
 };
 
 uint64_t ps_message_word(uint16_t kind, uint64_t n_bytes)
@@ -147,13 +144,21 @@ static int send_all(int fd, struct iovec *parts, size_t n)
     return 0;
 }
 
-/* Wait until the link has carried so many bytes, which it was given at began_ns. */
+/*
+ * Wait until the link has carried so many bytes, which it was given at began_ns. A wait that was
+ * too long is made up for: the bytes after it count as given so much earlier. A link that had
+ * nothing to carry makes up for nothing.
+ */
 static int wait_for_link(struct ps_page_sender *sender, uint64_t n_bytes, uint64_t began_ns)
 {
-    if (began_ns > sender->link_free_ns + LATE_NS)
-        sender->link_free_ns = began_ns;
+    const uint64_t given_ns = began_ns - sender->overslept_ns;
+    bool waited = false;
+    uint64_t now;
+
+    if (sender->link_free_ns < given_ns)
+        sender->link_free_ns = given_ns;
     sender->link_free_ns += n_bytes * SECOND_NS / sender->link_speed;
-    for (uint64_t now; (now = now_ns()) < sender->link_free_ns;) {
+    while ((now = now_ns()) < sender->link_free_ns) {
         const uint64_t ns = sender->link_free_ns - now;
         const struct timespec t = {(time_t)(ns / SECOND_NS), (long)(ns % SECOND_NS)};
         struct pollfd closed = {.fd = sender->fd}; /* nothing else is waited for */
@@ -161,8 +166,13 @@ static int wait_for_link(struct ps_page_sender *sender, uint64_t n_bytes, uint64
         if (n < 0 && errno != EINTR)
             return -errno;
         if (n > 0)
-            break; /* the next bytes that are sent get the error */
+            return 0; /* the next bytes that are sent get the error */
+        waited = true;
     }
+    /* A socket that was slower than the link adds nothing. */
+    const uint64_t late_ns = now - sender->link_free_ns;
+    if (waited || late_ns < sender->overslept_ns)
+        sender->overslept_ns = late_ns;
     return 0;
 }
 

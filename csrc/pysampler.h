@@ -862,9 +862,10 @@ struct ps_page_sender {
     /* state */
     size_t block; /* where the scan goes on: in this block */
     uint64_t page;
-    size_t named_block; /* 1 + the one that the last record was of; 0: there was none */
-    uint64_t link_free_ns;
-    size_t n_contents;                    /* whole pages of the open batch, */
+    size_t named_block;    /* 1 + the one that the last record was of; 0: there was none */
+    uint64_t link_free_ns; /* when the link will have carried all, */
+    uint64_t overslept_ns; /* and how long after that the last wait for it ended */
+    size_t n_contents;     /* whole pages of the open batch, */
     const void *contents[PS_BATCH_PAGES]; /* and where they are */
     int is_batch;                         /* what is in `small` are records, not messages */
     size_t n_small;
