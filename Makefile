@@ -148,7 +148,7 @@ fuzz: $(DEV) ## feed what nobody would send to the JSON reader and to a migratio
 	$(BIN)/python tests/fuzz/migration_stream.py --streams $(FUZZ_STREAMS)
 
 .PHONY: bench
-bench: $(BENCH) ## what passes, late starts, predictions, tracking and the guest cost, how good predictions are; 4 GiB, minutes
+bench: $(BENCH) ## what passes, late starts, predictions, tracking, the guest and sending its RAM cost, how good predictions are; 4 GiB, minutes
 	@mkdir -p bench/results
 	$(BIN)/python bench/pass.py
 	$(BIN)/python bench/lateness.py
@@ -156,6 +156,7 @@ bench: $(BENCH) ## what passes, late starts, predictions, tracking and the guest
 	$(BIN)/python bench/accuracy.py
 	$(BIN)/python bench/tracking.py
 	$(BIN)/python bench/guest.py
+	$(BIN)/python bench/migrate.py
 
 WORKLOADS := uniform hotcold zipf sweep
 .PHONY: validate
