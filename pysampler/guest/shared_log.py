@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from pysampler.guest.dirty_log import DirtyLog
 
+_LOOK_S = 0.01  # how often to look whether a vCPU that sleeps was let go
+
 
 class SharedLog:
     """The dirty log of a guest of this process. Any thread may call.
@@ -129,9 +131,9 @@ class SharedLog:
         """Wait until a ring is half full or full, or for 100 ms."""
         self._file.wait()
 
-    def asleep_until_ns(self) -> int:
-        """Return when the last of the vCPUs that sleep after a full ring wakes up."""
-        return max(self._file.asleep_until_ns(vcpu) for vcpu in range(self._file.n_vcpus))
+    def asleep_until_ns(self) -> list[int]:
+        """Return by vCPU when its last sleep after a full ring ends, CLOCK_MONOTONIC in ns."""
+        return [self._file.asleep_until_ns(vcpu) for vcpu in range(self._file.n_vcpus)]
 
     def sleep_at_full(self, vcpu: int, sleep_ns: int) -> None:
         """Let a vCPU sleep at each full ring; 0 ends a sleep that is under way, too."""
@@ -271,9 +273,17 @@ class RingUser:
 
         QEMU asks each vCPU to come out of the guest for that, and one that sleeps comes later.
         """
-        left_s = (self._log.asleep_until_ns() - time.monotonic_ns()) / 1e9
-        self._closing.wait(max(left_s, 0))
+        until_ns = max(self._log.asleep_until_ns())
+        while (left_ns := until_ns - time.monotonic_ns()) > 0:
+            if self._closing.wait(min(left_ns / 1e9, _LOOK_S)):
+                break
+            until_ns = min(until_ns, max(self._log.asleep_until_ns()))  # it may have been let go
         self._log.sync()
+
+    def asleep(self) -> list[bool]:
+        """Return by vCPU whether it sleeps after a full ring."""
+        now_ns = time.monotonic_ns()
+        return [until_ns > now_ns for until_ns in self._log.asleep_until_ns()]
 
     def sleep_at_full(self, vcpu: int, sleep_ns: int) -> None:
         """Let a vCPU sleep at each full ring, after its harvest.
