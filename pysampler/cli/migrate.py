@@ -260,14 +260,17 @@ def _migrate(
         console, args.verb, default_of("downtime-limit") if limit_ms is None else limit_ms
     )
     limit_s = args.deadline / 1000
-    with progress:
-        cancelled_for = _follow(client, watch, progress, signals, limit_s)
-        if cancelled_for:
-            _cancel(client, watch, cancelled_for)
+    try:
+        with progress:
+            cancelled_for = _follow(client, watch, progress, signals, limit_s)
+            if cancelled_for:
+                _cancel(client, watch, cancelled_for)
+    except SourceError as error:
+        raise SourceError(f"{error}; the migration may go on") from error
     status = watch.now.status
     if status not in {"completed", "cancelled"}:
-        error = watch.now.error or "the source does not say why"
-        raise PysamplerError(f"the migration is {status}: {error}")
+        reason = watch.now.error or "the source does not say why"
+        raise PysamplerError(f"the migration is {status}: {reason}")
     try:
         print_table(summary_table(watch, settings.bandwidth, limit_ms))
         for line in meanings(watch, limit_ms, was_running=settings.is_running):
