@@ -5,6 +5,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 
 from pysampler.errors import FormatError, StateError
 from pysampler.guest import BlockSpec, Guest, Phases, allocate, snapshot
@@ -220,3 +222,68 @@ def test_a_peer_cannot_have_many_stores_laid_out(start):
     header["phases"]["entries"] = [[1, n] for n in range(16)]
     snapshot.load(destination, json.dumps(header).encode("ascii") + b"\n")
     assert destination.phases.entries[15][1][0].text == "kv:keys=17"
+
+
+TEXTS = ["idle", "sweep:wps=1k", "kv:keys=9", "kv:ws=1M", "uniform:block=b1", "uniform:ws=9M", "x"]
+ODD = st.sampled_from([None, True, -1, 0, 1, 2, 1.5, 1 << 70, "", [], {}, [0, 0, 0, 0], [[1, 0]]])
+NUMBERS = st.integers(0, 4)
+ENTRIES = st.lists(
+    st.tuples(
+        st.integers(1, 1 << 62), st.one_of(NUMBERS, st.lists(NUMBERS, min_size=4, max_size=4))
+    ),
+    min_size=1,
+    max_size=3,
+).map(lambda entries: [list(entry) for entry in entries])
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_schedule_is_refused_or_taken_over_whole(waiting, data):
+    guest, header = waiting
+    phases = {
+        "vcpus": 4,
+        "workloads": TEXTS[:5],
+        "entries": data.draw(ENTRIES),
+        "repeat": data.draw(st.booleans()),
+    }
+    seed = data.draw(st.integers(0, 9))
+    change = data.draw(st.sampled_from(["none", "seed", "text", "length", "row", *phases]))
+    odd = data.draw(ODD)
+    if change == "seed":
+        seed = odd
+    elif change == "text":
+        phases["workloads"] = data.draw(st.permutations(TEXTS))
+    elif change in {"length", "row"}:
+        data.draw(st.sampled_from(phases["entries"]))[change == "row"] = odd
+    elif change in phases:
+        phases[change] = odd
+    message = json.dumps({**header, "phases": phases, "seed": seed}).encode("ascii") + b"\n"
+    before = snapshot.save(guest)
+    refused = ""
+    try:
+        snapshot.load(guest, message)
+    except FormatError as error:
+        refused = str(error)
+    assert "\n" not in refused
+    assert len(refused) < 300
+    if refused:
+        event("refused")
+        assert snapshot.save(guest) == before
+    else:
+        event("taken over")
+        assert guest.seed == seed
+        used = [[w.text for w in row] for _, row in guest.phases.entries]
+        rows = [row if isinstance(row, list) else [row] * 4 for _, row in phases["entries"]]
+        assert used == [[phases["workloads"][i] for i in row] for row in rows]
+        assert [length for length, _ in guest.phases.entries] == [e[0] for e in phases["entries"]]
+
+
+@pytest.fixture(scope="module")
+def waiting():
+    """A guest that waits for a migration, and the header of a state that it takes over."""
+    ram = allocate([BlockSpec(name, PAGES * 4096) for name in BLOCKS], zero=1.0)
+    guest = Guest(ram, idle(), 1, incoming=True)
+    yield guest, json.loads(snapshot.save(guest))
+    guest.close()
