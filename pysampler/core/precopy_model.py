@@ -24,6 +24,8 @@ PRECOPY_ROUND = struct_dtype("ps_precopy_round")
 
 PRECOPY_COMPONENTS: int = lib.PS_PRECOPY_COMPONENTS
 
+_GUESTS_AT_ONCE = 16
+
 
 class ComponentKind(enum.IntEnum):
     """How the pages of a component are written."""
@@ -106,16 +108,17 @@ def precopy_grid(
         PRECOPY_OUTCOME, shape [guests, cells].
     """
     outcomes = np.zeros((len(guests.guests), len(cells)), dtype=PRECOPY_OUTCOME)
-    check(
-        lib.ps_precopy_grid(
-            ffi.new("struct ps_precopy_parameters *", parameters),
-            guests.to_c(),
-            _structs(cells, "ps_precopy_cell", PRECOPY_CELL),
-            len(cells),
-            _structs(outcomes, "ps_precopy_outcome", PRECOPY_OUTCOME),
-        ),
-        "ps_precopy_grid",
-    )
+    c_parameters = ffi.new("struct ps_precopy_parameters *", parameters)
+    c_cells = _structs(cells, "ps_precopy_cell", PRECOPY_CELL)
+    # A few at a time: in between Python sees a Ctrl-C.
+    for first in range(0, len(outcomes), _GUESTS_AT_ONCE):
+        part = slice(first, first + _GUESTS_AT_ONCE)
+        c_outcomes = _structs(outcomes[part], "ps_precopy_outcome", PRECOPY_OUTCOME)
+        c_guests = guests.part(part).to_c()
+        check(
+            lib.ps_precopy_grid(c_parameters, c_guests, c_cells, len(cells), c_outcomes),
+            "ps_precopy_grid",
+        )
     return outcomes
 
 

@@ -36,8 +36,6 @@ _STOP_MS = 2.3
 _WAKE_UP_MS = 0.03
 _DEVICE_BYTES = 60_000
 
-_AT_ONCE = 16
-
 UNLIMITED_MS = 1e12
 
 # What members of Precopy may be.
@@ -181,9 +179,4 @@ def migrate(
     parameters, cells = precopy.parameters(ensemble.page_size), precopy.cells(grid)
     if longer_limit_cells is not None:
         cells["longer_limit_cell"] = longer_limit_cells
-    guests = ensemble.arrays
-    # A few at a time: in between Python sees a Ctrl-C.
-    parts = [slice(first, first + _AT_ONCE) for first in range(0, len(guests.guests), _AT_ONCE)]
-    return np.concatenate(
-        [core.precopy_grid(parameters, guests.part(part), cells) for part in parts]
-    )
+    return core.precopy_grid(parameters, ensemble.arrays, cells)
