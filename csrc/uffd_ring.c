@@ -8,9 +8,9 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "monotonic.h"
 #include "userfaultfd.h"
 
 /* ---- the cleanup process ---- */
@@ -21,12 +21,9 @@ enum { BEAT_MS = PS_CLEANUP_BEAT_MS };
  * Where it was stopped together with us, the guest may have let itself go: -EOWNERDEAD. */
 static int beat(struct ps_ring_set *set)
 {
-    struct timespec t;
-
     if (set->cleanup_fd < 0)
         return 0;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    const uint64_t now_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+    const uint64_t now_ms = now_ns() / 1000000;
     if (set->beat_ms != 0 && now_ms - set->beat_ms > PS_CLEANUP_LATE_MS)
         return -EOWNERDEAD;
     if (now_ms - set->beat_ms < BEAT_MS)
