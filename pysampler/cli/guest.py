@@ -14,7 +14,7 @@ from pysampler.cli.arguments import checked, integer, size
 from pysampler.cli.signals import EndingSignals
 from pysampler.cli.streams import put, say
 from pysampler.core import LOG_RING, LOG_RING_MAX, LOG_RING_MIN
-from pysampler.errors import UsageError
+from pysampler.errors import SourceError, UsageError
 from pysampler.guest import BlockSpec, Content, Guest, Phases, allocate
 from pysampler.guest.dirty_log import check_ring_size
 from pysampler.guest.guest import MAX_VCPUS, SLOT_BYTES
@@ -24,16 +24,20 @@ from pysampler.guest.phases import assign
 from pysampler.guest.ram import MAIN_IDSTR, named
 from pysampler.guest.vcpu import store_of, working_set
 from pysampler.guest.workload import parse_fraction
+from pysampler.migration.address import parse_uri
+from pysampler.migration.migration import Migration
 from pysampler.qmp.address import listen
 from pysampler.qmp.server import QmpServer
 from pysampler.tracking.userfaultfd import offer_userfaultfd
-from pysampler.units import parse_size
+from pysampler.units import parse_rate, parse_size
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
     from pysampler.host.listener import Listener
+
+DEFER = "defer"  # an incoming migration that QMP begins
 
 _IDSTR = re.compile(r"[A-Za-z0-9._:/-]{1,200}", re.ASCII)
 # So small a time is no duration of a measurement, which units.py reads.
@@ -126,6 +130,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dirty-ring nor dirty-limit",
     )
     parser.add_argument(
+        "--incoming",
+        type=checked(_incoming),
+        metavar="ADDRESS",
+        help="wait for another guest that migrates to unix:PATH or tcp:127.0.0.1:PORT and go on in "
+        "its place, with its content and workloads; defer: QMP's migrate-incoming says where",
+    )
+    parser.add_argument(
+        "--link-speed",
+        type=checked(_link_speed),
+        default=0,
+        metavar="RATE",
+        help="what the link carries when this guest migrates, e.g. 10Gbps (default: as fast as the "
+        "socket); max-bandwidth limits all but the last pass to less",
+    )
+    parser.add_argument(
         "--qmp", metavar="ADDRESS", help="serve QMP at unix:PATH or tcp:127.0.0.1:PORT"
     )
 
@@ -144,23 +163,33 @@ def run(args: argparse.Namespace) -> int:
         with signals.interrupting():
             for workload in phases.workloads():  # a store that does not fit, likewise
                 store_of(workload, named(specs, workload.block), args.seed)
+            incoming = args.incoming is not None
             ram = allocate(
                 specs,
-                zero=args.zero,
+                zero=1.0 if incoming else args.zero,  # its content comes with the migration
                 content=Content(args.content),
                 seed=args.seed,
                 huge=args.huge,
                 truth=args.truth,
-                reachable=_reachable(specs, phases, args.zero),
+                reachable=None if incoming else _reachable(specs, phases, args.zero),
             )
         guest = Guest(
             ram,
             phases,
             args.seed,
+            incoming=incoming,
             logging_cost_ns=args.logging_cost,
             dirty_ring_size=args.dirty_ring_size,
         )
         stack.callback(guest.close)
+        failures: list[str] = []  # of an incoming migration
+
+        def incoming_failed(reason: str) -> None:
+            failures.append(reason)
+            guest.request_shutdown()
+
+        migration = Migration(guest, args.link_speed, incoming_failed)
+        stack.callback(_close_migration, migration)
         offered = offer_userfaultfd()  # for exact tracking from outside
         for fd in offered:
             stack.callback(os.close, fd)
@@ -168,10 +197,16 @@ def run(args: argparse.Namespace) -> int:
         server = None
         if listener is not None:
             server = QmpServer(
-                guest, GuestMeasure(guest), listener, lambda text: say(args.verb, text)
+                guest,
+                GuestMeasure(guest),
+                listener,
+                lambda text: say(args.verb, text),
+                migration,
             )
             stack.callback(server.close)
             server.start()
+        if incoming and args.incoming != DEFER:
+            migration.incoming(args.incoming)
         guest.cont()
         put(json.dumps(_ready(guest, server)))
         # Looked at and not waited for: a handler must not take the lock of what it interrupts.
@@ -180,11 +215,19 @@ def run(args: argparse.Namespace) -> int:
             guest.log.end_if_unread()
             held.look()
         ending = _end_anyway(listener)
-        if server is not None:
+        if server is not None and not failures:
             server.shutdown("host-signal")  # unless it has told them of a quit already
     ending.cancel()
     guest.check()
+    if failures:
+        raise SourceError(failures[0])
     return 0
+
+
+def _close_migration(migration: Migration) -> None:
+    """End the migration; its threads use the guest's memory. `_end_anyway` limits the wait."""
+    while not migration.close():
+        pass
 
 
 def _end_anyway(listener: Listener | None) -> threading.Timer:
@@ -227,6 +270,16 @@ def _ring_size(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > 20:
         raise UsageError(f"{name} must be a whole number (got {text[:40]!r})")
     return check_ring_size(int(text), name)
+
+
+def _incoming(text: str) -> str:
+    if text != DEFER:
+        parse_uri(text)
+    return text
+
+
+def _link_speed(text: str) -> int:
+    return round(parse_rate(text, "--link-speed"))
 
 
 def _phases(args: argparse.Namespace) -> Phases:

@@ -55,6 +55,7 @@ from pysampler.core.migrate import (
     ReceivedBlock,
     SendEnd,
     SentBlock,
+    TruncatedStreamError,
     mark_dirty,
     message_bytes,
 )
@@ -176,6 +177,7 @@ __all__ = [
     "Simd",
     "StateArray",
     "ThrottleCheck",
+    "TruncatedStreamError",
     "UffdKind",
     "Vcpu",
     "VcpuState",

@@ -38,7 +38,7 @@ class AutoConverge(NamedTuple):
     tailslow: bool
 
     @classmethod
-    def of(cls, parameters: Mapping[str, int | bool | str]) -> AutoConverge:
+    def of(cls, parameters: Mapping[str, float | bool | str]) -> AutoConverge:
         """Return those among the migration parameters, by QEMU's names."""
         return cls(
             int(parameters["throttle-trigger-threshold"]),

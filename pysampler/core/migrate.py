@@ -77,6 +77,10 @@ class ReceivedBlock(NamedTuple):
     n_pages: int
 
 
+class TruncatedStreamError(FormatError):
+    """A stream has ended in the middle of a page or a message."""
+
+
 class Message(NamedTuple):
     """What is no page in a stream.
 
@@ -284,7 +288,9 @@ class PageReceiver:
 
     def _check(self, result: int) -> int:
         if result == -errno.EBADMSG:
-            raise FormatError(f"migration stream: {self._fault()}")
+            truncated = self._struct.fault == lib.PS_FAULT_TRUNCATED
+            error = TruncatedStreamError if truncated else FormatError
+            raise error(f"migration stream: {self._fault()}")
         return check(result, "migration stream")
 
     def _fault(self) -> str:
