@@ -109,9 +109,10 @@ sanitize: $(ADDRESS)/.made ## run the tests under AddressSanitizer and UBSan, TE
 # free, which a kernel that places mappings at random does not promise.
 RACES := $(THREAD)/races
 # numpy copies pages there that vCPUs write meanwhile, which is what a migration does, too.
-RACING := tests/guest/test_dirty_log.py::test_pages_copied_after_their_bit_was_taken_end_as_the_guests_are
-THREADED := $(addprefix tests/guest/test_,dirty_log.py guest_process.py run_states.py throttle.py truth.py \
-	vcpu_failure.py) \
+RACING := tests/guest/test_dirty_log.py::test_pages_copied_after_their_bit_was_taken_end_as_the_guests_are \
+	tests/guest/test_shared_log.py::test_pages_copied_after_they_were_taken_end_as_the_guests_are
+THREADED := $(addprefix tests/guest/test_,dirty_log.py guest_process.py run_states.py shared_log.py throttle.py \
+	truth.py vcpu_failure.py) \
 	$(addprefix tests/tracking/test_,cleanup.py dirty_bitmap.py dirty_ring.py from_outside.py guest_log.py \
 	tracking.py) \
 	$(addprefix tests/sampling/test_,sampler.py workers.py)
@@ -123,7 +124,7 @@ tsan: $(THREAD)/.made ## run the tests of guest, tracking and cleanup under Thre
 	PYTHONSAFEPATH=1 PYTHONPATH=$(THREAD) \
 	$$(setarch -R true 2>/dev/null && echo setarch -R) \
 		env LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" \
-		$(BIN)/pytest $(PARALLEL) $(THREADED) --deselect $(RACING)
+		$(BIN)/pytest $(PARALLEL) $(THREADED) $(addprefix --deselect ,$(RACING))
 	@! cat $(RACES)/* 2>/dev/null
 
 .PHONY: man

@@ -125,6 +125,11 @@ int64_t ps_log_collect(struct ps_log_ring *ring, const uint64_t *entries, uint64
     return (int64_t)(to - from);
 }
 
+void ps_log_sleep_at_full(struct ps_log_ring *ring, uint64_t sleep_ns)
+{
+    __atomic_store_n(&ring->sleep_ns, sleep_ns, __ATOMIC_RELEASE);
+}
+
 void ps_log_wait(struct ps_dirty_log *log, uint32_t *kicks)
 {
     const struct timespec t = {0, 100000000};

@@ -415,6 +415,9 @@ int64_t ps_log_harvest(struct ps_log_ring *ring, const uint64_t *entries, uint64
 int64_t ps_log_collect(struct ps_log_ring *ring, const uint64_t *entries, uint64_t ring_size,
                        uint64_t *words, uint64_t *kept, uint64_t n_bits);
 
+/* Let a ring's vCPU sleep so long at each full ring, from now on; 0: not at all. */
+void ps_log_sleep_at_full(struct ps_log_ring *ring, uint64_t sleep_ns);
+
 /* Wait until a vCPU kicks, which it has done if *kicks is no more what it was, or for 100 ms.
  * *kicks is what it is then. */
 void ps_log_wait(struct ps_dirty_log *log, uint32_t *kicks);

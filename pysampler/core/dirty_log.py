@@ -301,7 +301,7 @@ class DirtyLogFile:
             vcpu: its number.
             sleep_ns: how long, at most a minute; 0 for not at all, which ends a sleep as well.
         """
-        self._rings[vcpu].sleep_ns = sleep_ns
+        lib.ps_log_sleep_at_full(self._rings + vcpu, sleep_ns)
 
     def attach(self, vcpu: int) -> tuple[Any, Any, Any]:
         """Return what `core.Vcpu` needs in C: the log, the vCPU's ring, the ring's entries."""
