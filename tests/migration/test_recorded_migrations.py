@@ -54,3 +54,10 @@ def test_auto_converge(tmp_path):
 def test_dirty_limit(tmp_path):
     section = "KVM with a dirty ring: vcpu-dirty-limit commands, and the capability dirty-limit"
     replay(tmp_path, [section], workload=BUSY)
+
+
+def test_what_is_refused_before_a_post_copy(tmp_path):
+    lines = SECTIONS["post-copy with blocktime, 2 vCPUs"]
+    begun = next(i for i, line in enumerate(lines) if line.message.get("execute") == "migrate")
+    with Replay(tmp_path, {"src": (*GUEST, "--workload", QUIET)}) as guests:
+        guests.run([line for line in lines[:begun] if line.side == "src"])
