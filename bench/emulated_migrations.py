@@ -7,8 +7,8 @@
 RECORDS is tests/golden/migrations-qemu10.jsonl or
 tests/golden/migration/autoconverge-qemu10.jsonl. A line is appended to the file as soon as its
 migration has ended; the same command goes on where the file ends. The emulated guest has the
-recorded one's RAM, workload, pace and lag; the migration has its parameters, capabilities and limit
-of time. What the destination prints when its migration is cancelled ("load of migration failed") is
+recorded one's RAM, preallocated at both ends, and its workload, pace and lag; the migration has its
+parameters, capabilities and limit of time. What the destination prints when its migration is cancelled ("load of migration failed") is
 no error.
 """
 
@@ -76,6 +76,14 @@ def recorded(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def preallocate(guest: GuestProcess) -> None:
+    """Allocate all RAM of a guest: its zero pages are pages then, and no holes."""
+    for block in guest.ready["blocks"]:
+        fd = os.open(f"/proc/{guest.pid}/fd/{block['fd']}", os.O_RDWR)
+        os.posix_fallocate(fd, 0, block["length"])
+        os.close(fd)
+
+
 def migrate(record: dict[str, Any]) -> dict[str, Any]:
     """Do a recorded migration again; return what became of it."""
     config, was = record["config"], recorded(record)
@@ -88,10 +96,12 @@ def migrate(record: dict[str, Any]) -> dict[str, Any]:
         words = ("--zero", f"{zero * 100:.6f}%", "--workload", workload(config, was["wps"]))
         with (
             GuestProcess(*size, *words, "--qmp", sockets[0]) as source,
-            GuestProcess(*size, "--qmp", sockets[1], "--incoming", "defer"),
+            GuestProcess(*size, "--qmp", sockets[1], "--incoming", "defer") as destination,
             QmpClient(sockets[0], 30) as qmp,
             QmpClient(sockets[1], 30) as peer,
         ):
+            preallocate(source)
+            preallocate(destination)
             peer.execute("migrate-incoming", {"uri": uri, "exit-on-error": False})
             if was["uri"] == "tcp":
                 (address,) = peer.execute("query-migrate")["socket-address"]
