@@ -47,7 +47,7 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(CORE) ## sample an emulated guest for 10 s, show the vector
+demo: $(CORE) ## sample an emulated guest for 10 s, predict its migration, and do it
 	@$(BIN)/python -m pysampler.demo
 
 .PHONY: test

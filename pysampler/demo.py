@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``python -m pysampler.demo``: an emulated guest, sampled from outside for 10 s.
+"""``python -m pysampler.demo``: a guest is sampled, its migration predicted, and then done.
 
 This is what ``make demo`` runs.
 """
@@ -8,28 +8,52 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 
 from pysampler.errors import SourceError
 from pysampler.guest.process import GuestProcess
 from pysampler.host.child import module_command
 
+SHAPE = ("--memory", "512M", "--vcpus", "2")
 GUEST = (
-    *("--memory", "512M", "--vcpus", "2", "--zero", "30%", "--seed", "7"),
-    *("--workload", "hotcold:hot=10%,hits=90%,ws=358M,wps=10k"),
+    *("--zero", "30%", "--seed", "7"),
+    *("--workload", "hotcold:hot=10%,hits=90%,ws=358M,wps=10k", "--link-speed", "10Gbps"),
 )
+LINK = ("--bandwidth", "1Gbps", "--downtime", "300ms")
 
 
 def main() -> int:
-    """Start the guest, sample it by pid, end it; return the sampler's exit code."""
-    print(f"$ pysampler guest {' '.join(GUEST)} &", file=sys.stderr)
-    try:
-        with GuestProcess(*GUEST) as guest:
-            words = ["sample", "--pid", str(guest.pid), "--calc-time", "10s"]
-            print(f"$ pysampler {' '.join(words)}", file=sys.stderr)
-            return subprocess.run(module_command("pysampler", *words), check=False).returncode
-    except SourceError as error:  # the guest's own words
-        print(error, file=sys.stderr)
-        return error.exit_code
+    """Start two guests, sample one, predict its migration, migrate it to the other.
+
+    Returns:
+        The exit code of the first command that failed, 0 when none did.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return _show(folder)
+        except SourceError as error:  # a guest's own words
+            print(error, file=sys.stderr)
+            return error.exit_code
+
+
+def _show(folder: str) -> int:
+    source = (*SHAPE, *GUEST, "--qmp", f"unix:{folder}/source.qmp")
+    destination = (*SHAPE, "--incoming", f"unix:{folder}/incoming")
+    vector = f"{folder}/vector.json"
+    for words in (source, destination):
+        print(f"$ pysampler guest {' '.join(words)} &", file=sys.stderr)
+    with GuestProcess(*source) as guest, GuestProcess(*destination):
+        steps = (
+            ("sample", "--pid", str(guest.pid), "--calc-time", "10s", "-o", vector),
+            ("predict", vector, *LINK, "--link", "10Gbps"),
+            ("migrate", "--from", source[-1], "--to", destination[-1], *LINK),
+        )
+        for step in steps:
+            print(f"$ pysampler {' '.join(step)}", file=sys.stderr, flush=True)
+            code = subprocess.run(module_command("pysampler", *step), check=False).returncode
+            if code:
+                return code
+    return 0
 
 
 if __name__ == "__main__":
