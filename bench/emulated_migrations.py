@@ -7,9 +7,9 @@
 RECORDS is tests/golden/migrations-qemu10.jsonl or
 tests/golden/migration/autoconverge-qemu10.jsonl. A line is appended to the file as soon as its
 migration has ended; the same command goes on where the file ends. The emulated guest has the
-recorded one's RAM, preallocated at both ends, and its workload, pace and lag; the migration has its
-parameters, capabilities and limit of time. What the destination prints when its migration is cancelled ("load of migration failed") is
-no error.
+recorded one's RAM, preallocated at both ends, and its workload, pace and lag. The migration has its
+parameters, capabilities and limit of time. What the destination prints when its migration is
+cancelled ("load of migration failed") is no error.
 """
 
 from __future__ import annotations
