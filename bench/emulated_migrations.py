@@ -5,7 +5,7 @@
     python bench/emulated_migrations.py RECORDS.jsonl --compare FILE.jsonl
 
 RECORDS is tests/golden/migrations-qemu10.jsonl or
-tests/golden/migration/autoconverge-qemu10.jsonl. A line is appended to the file as soon as its
+tests/golden/migration/auto-converge-qemu10.jsonl. A line is appended to the file as soon as its
 migration has ended; the same command goes on where the file ends. The emulated guest has the
 recorded one's RAM, preallocated at both ends, and its workload, pace and lag. The migration has its
 parameters, capabilities and limit of time. What the destination prints when its migration is
@@ -59,10 +59,7 @@ def recorded(record: dict[str, Any]) -> dict[str, Any]:
             "reply": reply,
             "throttle": None,
         }
-    reply = json.loads(record["query-migrate-src"])
-    rows = json.loads(record["rows"])
-    column = record["columns"].index("cpu-throttle-percentage")
-    throttles = [row[column] for row in rows if row[column]]
+    throttles = [percentage for _, percentage in record["throttle"] if percentage]
     paces = sorted(record["wps-before"])
     return {
         "parameters": config["parameters"],
@@ -71,7 +68,7 @@ def recorded(record: dict[str, Any]) -> dict[str, Any]:
         "limit-s": 80,
         "uri": "unix",
         "converged": record["outcome"] == "completed",
-        "reply": reply,
+        "reply": record["query-migrate"],
         "throttle": throttles[-1] if throttles else None,
     }
 
