@@ -64,7 +64,7 @@ class Migration:
         with self._lock:
             if resume:
                 raise StateError("Cannot resume if there is no paused migration")
-            if self._is_running():
+            if self._is_running() or not (self._outgoing is None or self._outgoing.has_ended()):
                 raise StateError("There's a migration process in progress")
             if self._guest.state is RunState.INMIGRATE:
                 raise StateError("Guest is waiting for an incoming migration")

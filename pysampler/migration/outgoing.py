@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
     Emit = Callable[..., None]
 
+# How long the end of a thread takes whose migration is over, but for a vCPU that is held.
+_END_S = 0.5
 _POLL_MS = 50  # between two looks whether the migration was cancelled
 _Status = MigrationStatus
 _GOING_ON = RUNNING - {_Status.CANCELLING}
@@ -128,6 +130,11 @@ class Outgoing:
     def is_running(self) -> bool:
         """Whether it is under way."""
         return self.status in RUNNING
+
+    def has_ended(self) -> bool:
+        """Return whether its thread has ended, or does in a moment: the guest is free then."""
+        self._thread.join(_END_S)
+        return not self._thread.is_alive()
 
     def start(self) -> None:
         """Begin; what goes wrong from now on is found in `info`."""

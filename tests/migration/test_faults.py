@@ -289,3 +289,15 @@ def test_a_failure_leaves_a_guest_that_can_be_migrated(make_pair, tmp_path):
     assert pair.source.wait_until_ended().status == "failed"
     assert pair.migrated().status == "completed"
     assert MigrationStatus(pair.destination.status) is MigrationStatus.COMPLETED
+
+
+def test_the_next_migration_may_begin_as_soon_as_one_has_failed(make_pair, tmp_path):
+    pair = make_pair(capabilities=["auto-converge"])
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/hangs-up")
+        listener.listen(8)
+        for _ in range(8):
+            pair.source.migration.migrate(f"unix:{tmp_path}/hangs-up")
+            listener.accept()[0].close()
+            assert pair.source.wait_until_ended().status == "failed"
+    assert pair.migrated().status == "completed"
