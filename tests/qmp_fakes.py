@@ -255,8 +255,8 @@ def serving(address, guest=None, measure=None, migration=None):
     server = QmpServer(
         guest or FakeGuest(),
         measure or FakeMeasure(),
+        migration or FakeMigration(),
         listen(address),
-        migration=migration or FakeMigration(),
     )
     server.start()
     try:

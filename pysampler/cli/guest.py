@@ -199,9 +199,9 @@ def run(args: argparse.Namespace) -> int:
             server = QmpServer(
                 guest,
                 GuestMeasure(guest),
+                migration,
                 listener,
                 lambda text: say(args.verb, text),
-                migration,
             )
             stack.callback(server.close)
             server.start()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pysampler.qmp.aside import Aside
 from pysampler.qmp.commands.definition import Monitor
-from pysampler.qmp.commands.table import COMMANDS, LINES, tables_without_migration
+from pysampler.qmp.commands.table import COMMANDS, LINES
 from pysampler.qmp.dirty_rate_state import DirtyRate
 from pysampler.qmp.session import FAREWELL_S, Session
 from pysampler.qmp.wire.messages import event
@@ -32,7 +32,7 @@ _PAUSE_S = 0.25  # until somebody may have closed what is scarce
 class QmpServer:
     """Serves QMP for a guest.
 
-    >>> server = QmpServer(guest, measure, listen("unix:guest.sock"))
+    >>> server = QmpServer(guest, measure, migration, listen("unix:guest.sock"))
     >>> server.start()
     >>> guest.shutdown_requested.wait()
     >>> server.close()
@@ -40,19 +40,18 @@ class QmpServer:
     Args:
         guest: the guest that is served; it outlives the server.
         measure: runs calc-dirty-rate.
+        migration: the guest's migration; its events go to the clients.
         listener: accepts clients; closed with the server.
         say: takes messages for the user, a line each.
-        migration: the guest's migration; its events go to the clients. None: the commands about it
-            are not there.
     """
 
     def __init__(
         self,
         guest: ServedGuest,
         measure: Measure,
+        migration: ServedMigration,
         listener: Listener,
         say: Callable[[str], object] = lambda _: None,
-        migration: ServedMigration | None = None,
     ) -> None:
         self._listener = listener
         self._say = say
@@ -64,15 +63,15 @@ class QmpServer:
             migration,
             self._emit,
             self.shutdown,
-            *(tables_without_migration() if migration is None else (COMMANDS, LINES)),
+            COMMANDS,
+            LINES,
         )
         self._sessions: set[Session] = set()
         self._may_say_shutdown = threading.Semaphore(1)
         self._events: deque[bytes] = deque()  # to be sent, in the order of their times
         self._events_lock = threading.Lock()
         self._aside = Aside()
-        if migration is not None:
-            migration.send_events_to(self._emit)
+        migration.send_events_to(self._emit)
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

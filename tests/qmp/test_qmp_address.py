@@ -4,7 +4,7 @@ import stat
 from contextlib import closing
 
 import pytest
-from qmp_fakes import Client, FakeGuest, FakeMeasure, serving
+from qmp_fakes import Client, FakeGuest, FakeMeasure, FakeMigration, serving
 
 from pysampler.errors import SourceError, UsageError
 from pysampler.qmp.address import listen
@@ -43,7 +43,7 @@ def test_the_socket_is_gone_after_close(tmp_path):
 
 def test_closing_twice_or_unstarted_does_nothing(tmp_path):
     with closing(listen(f"unix:{tmp_path}/s")) as listener:
-        QmpServer(FakeGuest(), FakeMeasure(), listener).close()
+        QmpServer(FakeGuest(), FakeMeasure(), FakeMigration(), listener).close()
     with serving(f"unix:{tmp_path}/s") as server:
         server.close()
         server.shutdown("host-signal")

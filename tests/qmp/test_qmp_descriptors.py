@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from qmp_fakes import Client, FakeGuest, FakeMeasure
+from qmp_fakes import Client, FakeGuest, FakeMeasure, FakeMigration
 
 from pysampler.qmp.address import listen
 from pysampler.qmp.server import QmpServer
@@ -43,7 +43,11 @@ def scarce():
 def test_a_client_that_cannot_be_accepted_waits_for_its_turn(tmp_path, scarce):
     warnings = []
     server = QmpServer(
-        FakeGuest(), FakeMeasure(), listen(f"unix:{tmp_path / 'q'}"), warnings.append
+        FakeGuest(),
+        FakeMeasure(),
+        FakeMigration(),
+        listen(f"unix:{tmp_path / 'q'}"),
+        warnings.append,
     )
     server.start()
     try:
@@ -66,7 +70,9 @@ def test_a_client_that_cannot_be_accepted_waits_for_its_turn(tmp_path, scarce):
 
 
 def test_a_server_that_waits_for_descriptors_ends_all_the_same(tmp_path, scarce):
-    server = QmpServer(FakeGuest(), FakeMeasure(), listen(f"unix:{tmp_path / 'q'}"))
+    server = QmpServer(
+        FakeGuest(), FakeMeasure(), FakeMigration(), listen(f"unix:{tmp_path / 'q'}")
+    )
     server.start()
     taken = scarce(left=1)
     client = Client(server.address)

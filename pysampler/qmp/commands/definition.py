@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pysampler.qmp.dirty_rate_state import DirtyRate
-    from pysampler.qmp.interface import Emit, ServedGuest
+    from pysampler.qmp.interface import Emit, ServedGuest, ServedMigration
     from pysampler.qmp.schema import Member
 
 Arguments = dict[str, Any]  # checked
@@ -28,7 +28,7 @@ class Monitor:
 
     guest: ServedGuest
     dirty_rate: DirtyRate
-    migration: Any  # ServedMigration; None where no command asks for it
+    migration: ServedMigration
     emit: Emit
     shutdown: Callable[[str], None]
     commands: Mapping[str, Command]

@@ -67,13 +67,3 @@ COMMANDS: dict[str, Command] = dict(
 LINES: dict[str, Line] = dict(
     sorted(_LINES.items(), key=lambda line: (line[0].startswith("info "), line[0]))
 )
-
-
-def tables_without_migration() -> tuple[dict[str, Command], dict[str, Line]]:
-    """Return both tables for a guest that does not migrate."""
-    commands = migration.COMMANDS | dirty_limit.COMMANDS
-    lines = migration_lines.LINES | dirty_limit.LINES
-    return (
-        {name: command for name, command in COMMANDS.items() if name not in commands},
-        {name: line for name, line in LINES.items() if name not in lines},
-    )
