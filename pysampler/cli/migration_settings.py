@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pysampler.errors import UsageError
-from pysampler.migration.settings import AGGRESSION_LEVEL, DIRTY_LIMIT_METHOD
+from pysampler.migration.settings import OWN_PARAMETERS
 from pysampler.prediction.prediction import as_limit_ms, as_rate
 from pysampler.qemu.migration import MOST_DOWNTIME_MS, PARAMETERS, ParameterType
 from pysampler.units import parse_size
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
-# Types of what an emulated guest has beside QEMU's, and reports only once it was set.
-_OWN = {AGGRESSION_LEVEL: 0.5, DIRTY_LIMIT_METHOD: "merged"}
 _FLAGS = {"on": True, "true": True, "off": False, "false": False}
 
 
@@ -98,7 +96,8 @@ def typed(name: str, text: str, reported: Mapping[str, Any]) -> int | float | bo
 
 
 def _of_same_type(name: str, text: str, reported: Mapping[str, Any]) -> int | float | bool | str:
-    value = {**_OWN, **reported}.get(name)
+    # An emulated guest reports its own parameters only once they were set.
+    value = {**OWN_PARAMETERS, **reported}.get(name)
     what = f"parameter {name}"
     if isinstance(value, bool):
         return _flag(what, text)
@@ -111,7 +110,7 @@ def _of_same_type(name: str, text: str, reported: Mapping[str, Any]) -> int | fl
             raise UsageError(f"{what}: {text[:40]!r} is not a number") from None
     if isinstance(value, str):
         return text
-    near = difflib.get_close_matches(name, {*PARAMETERS, *_OWN, *map(str, reported)}, n=1)
+    near = difflib.get_close_matches(name, {*PARAMETERS, *OWN_PARAMETERS, *map(str, reported)}, n=1)
     cure = f"did you mean {near[0]}?" if near else "query-migrate-parameters lists them"
     raise UsageError(f"--parameter: the source has no {name!r}; {cure}")
 

@@ -17,7 +17,12 @@ from pysampler.core.convergence import (
     throttle_check,
     throttle_step,
 )
-from pysampler.migration.settings import AGGRESSION, AGGRESSION_LEVEL, DIRTY_LIMIT_METHOD
+from pysampler.migration.settings import (
+    AGGRESSION,
+    AGGRESSION_LEVEL,
+    AGGRESSION_RATIO,
+    DIRTY_LIMIT_METHOD,
+)
 from pysampler.qemu.migration import THROTTLE_SYNC_MS
 
 if TYPE_CHECKING:
@@ -197,8 +202,9 @@ class AggressionControl(NoControl):
         self._stalled_ns += (slept - self._looked[1]) // n_vcpus
         self._looked = now, slept
         level = float(self._settings.value(AGGRESSION_LEVEL))
+        averages = self._settings.value(AGGRESSION_RATIO) == "averages"
         result = aggression_tick(
-            self._state, AggressionTick(sent, written, dirtied, self._ran, idle), level
+            self._state, AggressionTick(sent, written, dirtied, self._ran, idle, averages), level
         )
         self._state, self._ticked = result.state, True
         self._target = result.ran

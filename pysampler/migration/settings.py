@@ -25,16 +25,23 @@ if TYPE_CHECKING:
 Setting = Value | float
 
 # Beside QEMU's: the capability of its own that makes a migration converge (aggressionLevel), and
-# the share of the guest's time that it takes, from 0 to 1; which dirty-limit is meant, the merged
-# one or that of 2021.
+# the share of the guest's time that it takes, from 0 to 1; whether its break-even averages the
+# samples' ratios or is a ratio of averages; which dirty-limit is meant, the merged one or that of
+# 2021.
 AGGRESSION = "x-aggression"
 AGGRESSION_LEVEL = "x-aggression-level"
+AGGRESSION_RATIO = "x-aggression-ratio"
+AGGRESSION_RATIOS = ("samples", "averages")
 DIRTY_LIMIT_METHOD = "x-dirty-limit-method"
 DIRTY_LIMIT_METHODS = ("merged", "v1")
 
 # At 0 a migration only just makes progress, and at 1 the guest stands still.
-_OWN_PARAMETERS: Mapping[str, Setting] = MappingProxyType(
-    {AGGRESSION_LEVEL: 0.5, DIRTY_LIMIT_METHOD: "merged"}
+OWN_PARAMETERS: Mapping[str, Setting] = MappingProxyType(
+    {
+        AGGRESSION_LEVEL: 0.5,
+        AGGRESSION_RATIO: AGGRESSION_RATIOS[0],
+        DIRTY_LIMIT_METHOD: DIRTY_LIMIT_METHODS[0],
+    }
 )
 _OWN_CAPABILITIES = (AGGRESSION,)
 # Two of them would both slow the same vCPUs.
@@ -67,7 +74,7 @@ class Settings:
         # Both are replaced as a whole, so a reader needs no lock.
         self._parameters: dict[str, Setting] = {
             **{name: parameter.default for name, parameter in PARAMETERS.items()},
-            **_OWN_PARAMETERS,
+            **OWN_PARAMETERS,
         }
         self._enabled: frozenset[str] = frozenset()
 
@@ -159,7 +166,7 @@ class Settings:
         QEMU's come in its order. Those of our own follow once they differ from their defaults.
         """
         now = self._parameters
-        own = {name: now[name] for name, default in _OWN_PARAMETERS.items() if now[name] != default}
+        own = {name: now[name] for name, default in OWN_PARAMETERS.items() if now[name] != default}
         return {name: now[name] for name in REPORTED_ORDER} | own
 
     def capabilities(self) -> list[dict[str, str | bool]]:
@@ -182,9 +189,12 @@ def _unsigned(name: str, value: Setting) -> Setting:
 def _own_range_error(values: Mapping[str, Setting]) -> str | None:
     if not 0 <= float(values[AGGRESSION_LEVEL]) <= 1:
         return f"Parameter '{AGGRESSION_LEVEL}' expects a number in the range of 0 to 1"
-    method = values[DIRTY_LIMIT_METHOD]
-    if method not in DIRTY_LIMIT_METHODS:
-        return f"Parameter '{DIRTY_LIMIT_METHOD}' does not accept value '{method}'"
+    for name, words in (
+        (AGGRESSION_RATIO, AGGRESSION_RATIOS),
+        (DIRTY_LIMIT_METHOD, DIRTY_LIMIT_METHODS),
+    ):
+        if values[name] not in words:
+            return f"Parameter '{name}' does not accept value '{values[name]}'"
     return None
 
 

@@ -129,6 +129,7 @@ def test_what_cannot_be_is_one_line_before_anything_moves(capsys, source, words,
         ("x-share=0.25", "x-share", 0.25),
         ("x-way=b", "x-way", "b"),
         ("x-aggression-level=1", "x-aggression-level", 1.0),
+        ("x-aggression-ratio=averages", "x-aggression-ratio", "averages"),
         ("x-dirty-limit-method=v1", "x-dirty-limit-method", "v1"),
     ],
 )

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 NAMES = ("calc-dirty-rate", "migrate", "migrate-set-capabilities", "migrate-set-parameters")
 WRONG = (None, True, 1, -1, 1.5, "x", [], [1], {}, {"a": 1}, 1 << 63, 1 << 64)
 # Of our own; a QEMU does not know them.
-OWN = ("x-aggression", "x-aggression-level", "x-dirty-limit-method")
+OWN = ("x-aggression", "x-aggression-level", "x-aggression-ratio", "x-dirty-limit-method")
 # What a schema says and no command does.
 SCHEMAS = (
     "Invalid parameter type",

@@ -98,12 +98,16 @@ def test_aggression_goes_with_neither_of_the_others(settings, other):
 def test_own_settings_show_only_once_they_are_set(settings):
     parameters, capabilities = settings.parameters(), settings.capabilities()
     assert not [name for name in parameters if "aggression" in name or "method" in name]
-    settings.set_parameters({"x-aggression-level": 0.25, "x-dirty-limit-method": "v1"})
+    own = {
+        "x-aggression-level": 0.25,
+        "x-aggression-ratio": "averages",
+        "x-dirty-limit-method": "v1",
+    }
+    settings.set_parameters(own)
     settings.set_capabilities([("x-aggression", True)])
     assert list(settings.parameters().items()) == [
         *parameters.items(),
-        ("x-aggression-level", 0.25),
-        ("x-dirty-limit-method", "v1"),
+        *own.items(),
     ]
     assert settings.capabilities() == [
         *capabilities,
@@ -119,9 +123,10 @@ def test_a_level_of_aggression_is_a_share(settings, level):
         settings.set_parameters({"x-aggression-level": level_in_range})
 
 
-def test_a_method_of_dirty_limit_is_one_of_two(settings):
-    with pytest.raises(StateError, match="'x-dirty-limit-method' does not accept value 'v2'"):
-        settings.set_parameters({"x-dirty-limit-method": "v2"})
+@pytest.mark.parametrize("name", ["x-aggression-ratio", "x-dirty-limit-method"])
+def test_a_setting_of_two_values_takes_no_third(settings, name):
+    with pytest.raises(StateError, match=f"'{name}' does not accept value 'v2'"):
+        settings.set_parameters({name: "v2"})
 
 
 @pytest.mark.parametrize(

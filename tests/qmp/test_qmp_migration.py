@@ -189,14 +189,20 @@ def test_own_settings_show_in_the_human_monitor_once_they_are_set(client):
     assert "x-aggression" not in hmp(client, "info migrate_parameters")
     assert hmp(client, "migrate_set_capability x-aggression on") == ""
     assert hmp(client, "migrate_set_parameter x-aggression-level 0.75") == ""
+    assert hmp(client, "migrate_set_parameter x-aggression-ratio averages") == ""
     assert hmp(client, "migrate_set_parameter x-dirty-limit-method v1") == ""
     assert hmp(client, "info migrate_capabilities").endswith("x-aggression: on\r\n")
     assert hmp(client, "info migrate_parameters").endswith(
-        "x-aggression-level: 0.75\r\nx-dirty-limit-method: v1\r\n"
+        "x-aggression-level: 0.75\r\nx-aggression-ratio: averages\r\nx-dirty-limit-method: v1\r\n"
     )
     assert hmp(client, "migrate_set_parameter x-aggression-level much") == (
         "Error: Parameter 'x-aggression-level' expects a number\r\n"
     )
+    assert hmp(client, "migrate_set_parameter x-aggression-ratio mean") == (
+        "Error: Parameter 'x-aggression-ratio' does not accept value 'mean'\r\n"
+    )
+    reply = ask(client, "migrate-set-parameters", x_aggression_ratio="mean")
+    assert reply == "Parameter 'x-aggression-ratio' does not accept value 'mean'"
 
 
 @pytest.mark.parametrize(

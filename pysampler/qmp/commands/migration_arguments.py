@@ -6,6 +6,8 @@ from __future__ import annotations
 from pysampler.migration.settings import (
     AGGRESSION,
     AGGRESSION_LEVEL,
+    AGGRESSION_RATIO,
+    AGGRESSION_RATIOS,
     DIRTY_LIMIT_METHOD,
     DIRTY_LIMIT_METHODS,
 )
@@ -143,5 +145,6 @@ SET_PARAMETERS = (
         for name in _PARAMETER_ORDER
     ),
     optional(AGGRESSION_LEVEL, Number()),
+    optional(AGGRESSION_RATIO, Enum(AGGRESSION_RATIOS)),
     optional(DIRTY_LIMIT_METHOD, Enum(DIRTY_LIMIT_METHODS)),
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pysampler.migration.info import info_lines
-from pysampler.migration.settings import AGGRESSION_LEVEL, DIRTY_LIMIT_METHOD
+from pysampler.migration.settings import AGGRESSION_LEVEL, OWN_PARAMETERS
 from pysampler.qemu.migration import PARAMETERS, ParameterType
 from pysampler.qmp.commands.definition import Line
 from pysampler.qmp.commands.migration_arguments import (
@@ -50,8 +50,7 @@ _SHOWN = {
     "mode": "",
     "direct-io": "",
     # Of our own: shown once they are set.
-    AGGRESSION_LEVEL: "",
-    DIRTY_LIMIT_METHOD: "",
+    **dict.fromkeys(OWN_PARAMETERS, ""),
 }
 _IN_MIB = ("max-bandwidth", "avail-switchover-bandwidth")  # without a suffix
 # Written as sizes, although one is a time and one a rate.
@@ -133,10 +132,10 @@ def _value(name: str, word: str) -> Setting:
     """Return the value of a parameter that a word stands for."""
     if name == BITMAP_MAPPING:
         raise QmpError(f"The {name} parameter can only be set through QMP")
-    if name == DIRTY_LIMIT_METHOD:
-        return word
     if name == AGGRESSION_LEVEL:
         return _number(name, word)
+    if name in OWN_PARAMETERS:
+        return word
     _check_known(name, PARAMETERS)
     if name in _IN_MIB:
         return size_in_mib(word)
