@@ -196,20 +196,25 @@ class Guest:
             self._enter(RunState.RUNNING)
             return True
 
-    def transition(self, to: RunState) -> None:
+    def transition(self, to: RunState) -> RunState:
         """Bring the guest into another state, as a migration does; vCPUs stop or run with it.
+
+        Returns:
+            The state before.
 
         Raises:
             StateError: there is no way from its state to that, or a vCPU is held in a write for
-                `STOP_LIMIT_S`.
+                `STOP_LIMIT_S`. One that ran is in the new state then all the same.
         """
         with self._changed:
+            before = self._state
             if self._state is not RunState.RUNNING:
                 self._await_stand()
             self._enter(to)
             if to is not RunState.RUNNING:
                 self._await_stand()
             self._stopping = False
+            return before
 
     def vcpus(self) -> tuple[VcpuInfo, ...]:
         """Return what the vCPUs do and have done."""

@@ -117,6 +117,7 @@ class Outgoing:
         self._precopy: Precopy | None = None
         self._control: Control = NoControl()
         self._counts = _Counts(_now_ms())
+        self._closing = False
         self._before: RunState | None = None  # the guest's state when it was stopped for the rest
         self._thread = threading.Thread(target=self._run, name="migration", daemon=True)
         self._status = StatusCell(self._status_changed)
@@ -156,6 +157,7 @@ class Outgoing:
 
     def close(self, timeout_s: float) -> bool:
         """End it as the process ends; return whether its thread has ended."""
+        self._closing = True
         with self._lock:
             self._fail("the guest ends")
             self._wake()
@@ -247,11 +249,15 @@ class Outgoing:
 
     def _stop_guest(self) -> None:
         self._counts.stopped_ms = _now_ms()
-        before = self._guest.state
-        self._guest.transition(RunState.FINISH_MIGRATE)
-        self._before = before
-        if before is RunState.RUNNING:
-            self._emit("STOP")
+        try:
+            self._before = self._guest.transition(RunState.FINISH_MIGRATE)
+        except StateError:
+            if self._guest.state is RunState.FINISH_MIGRATE:  # it ran, and a vCPU is held
+                self._before = RunState.RUNNING
+            raise
+        finally:
+            if self._before is RunState.RUNNING:
+                self._emit("STOP")
         if self._settings.enabled("pause-before-switchover"):
             self._change(_Status.PRE_SWITCHOVER)
             self._proceed.wait()
@@ -308,15 +314,20 @@ class Outgoing:
         """Leave the guest as it was, unless it runs elsewhere now."""
         self._control.end()
         if self._before is not None:
-            with contextlib.suppress(StateError):  # it ends meanwhile
-                self._guest.transition(self._before)
-                if self._before is RunState.RUNNING:
-                    self._emit("RESUME")
+            self._go_on(self._before)
         self._status.change(_Status.CANCELLED)
         with self._lock:
             if self._socket is not None:
                 self._socket.close()
                 self._socket = None
+
+    def _go_on(self, before: RunState) -> None:
+        """Bring the guest back into its state; that takes as long as a vCPU is held in a write."""
+        while self._guest.state is RunState.FINISH_MIGRATE and not self._closing:
+            with contextlib.suppress(StateError):
+                self._guest.transition(before)
+                if before is RunState.RUNNING:
+                    self._emit("RESUME")
 
     # ---- for both sides ----
 
