@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pysampler.host.listener import Listener
 
 DEFER = "defer"  # an incoming migration that QMP begins
+MIN_LINK_SPEED = 1000  # bytes/s; 0 would mean no limit
 
 _IDSTR = re.compile(r"[A-Za-z0-9._:/-]{1,200}", re.ASCII)
 # So small a time is no duration of a measurement, which units.py reads.
@@ -154,6 +155,8 @@ def run(args: argparse.Namespace) -> int:
     specs = (BlockSpec(MAIN_IDSTR, args.memory), *args.block)
     if len(specs) > _MAX_BLOCKS:
         raise UsageError(f"--block: {len(specs)} blocks; there can be {_MAX_BLOCKS}")
+    if args.incoming == DEFER and args.qmp is None:
+        raise UsageError(f"--incoming {DEFER}: add --qmp, over which migrate-incoming says where")
     phases = _phases(args)
     with EndingSignals() as signals, ExitStack() as stack:
         listener = None
@@ -208,13 +211,13 @@ def run(args: argparse.Namespace) -> int:
         if incoming and args.incoming != DEFER:
             migration.incoming(args.incoming)
         guest.cont()
-        put(json.dumps(_ready(guest, server)))
+        put(json.dumps(_ready(guest, server, migration)))
         # Looked at and not waited for: a handler must not take the lock of what it interrupts.
         while not signals.received and not guest.shutdown_requested.wait(_TICK_S):
             guest.note_rates()
             guest.log.end_if_unread()
             held.look()
-        ending = _end_anyway(listener)
+        ending = _end_anyway(listener, code=1 if failures else 0)
         if server is not None and not failures:
             server.shutdown("host-signal")  # unless it has told them of a quit already
     ending.cancel()
@@ -230,7 +233,7 @@ def _close_migration(migration: Migration) -> None:
         pass
 
 
-def _end_anyway(listener: Listener | None) -> threading.Timer:
+def _end_anyway(listener: Listener | None, code: int) -> threading.Timer:
     """Make the process end in time, even if a thread is held or a client does not read.
 
     Returns:
@@ -240,7 +243,7 @@ def _end_anyway(listener: Listener | None) -> threading.Timer:
     def end() -> None:
         if listener is not None:
             listener.close()
-        os._exit(0)
+        os._exit(code)
 
     timer = threading.Timer(_END_S, end)
     timer.daemon = True
@@ -279,7 +282,10 @@ def _incoming(text: str) -> str:
 
 
 def _link_speed(text: str) -> int:
-    return round(parse_rate(text, "--link-speed"))
+    rate = round(parse_rate(text, "--link-speed"))
+    if rate < MIN_LINK_SPEED:
+        raise UsageError(f"--link-speed: {text!r} is less than {MIN_LINK_SPEED} bytes a second")
+    return rate
 
 
 def _phases(args: argparse.Namespace) -> Phases:
@@ -299,7 +305,7 @@ def _reachable(specs: Sequence[BlockSpec], phases: Phases, zero: float) -> int:
     return sum(reach.values())
 
 
-def _ready(guest: Guest, server: QmpServer | None) -> dict[str, Any]:
+def _ready(guest: Guest, server: QmpServer | None, migration: Migration) -> dict[str, Any]:
     truth = guest.ram.truth
     return {
         "pid": os.getpid(),
@@ -317,4 +323,5 @@ def _ready(guest: Guest, server: QmpServer | None) -> dict[str, Any]:
         "counters": {"fd": guest.counters.fd, "slot-bytes": SLOT_BYTES},
         "truth": None if truth is None else {"fd": truth.fd},
         "qmp": None if server is None else server.address,
+        "incoming": migration.incoming_uri,
     }

@@ -26,6 +26,11 @@ class UnixAddress:
 
     path: str
 
+    @property
+    def uri(self) -> str:
+        """As ``migrate`` takes it."""
+        return f"unix:{self.path}"
+
     def to_json(self) -> dict[str, str | bool]:
         """Return it as query-migrate shows it."""
         return {"path": self.path, "type": "unix"}
@@ -53,6 +58,12 @@ class TcpAddress:
         if ip is None:
             raise UsageError(f"{self}: no address of this machine's loopback interface")
         return ip
+
+    @property
+    def uri(self) -> str:
+        """As ``migrate`` takes it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp:{host}:{self.port}"
 
     def to_json(self) -> dict[str, str | bool]:
         """Return it as query-migrate shows it."""

@@ -86,6 +86,11 @@ class Incoming:
         """Whether it could listen, whatever has become of it."""
         return self._address is not None
 
+    @property
+    def uri(self) -> str | None:
+        """Where it listens or has listened, with the real port; None where it could not."""
+        return None if self._address is None else self._address.uri
+
     def close(self, timeout_s: float) -> bool:
         """End it as the process ends; return whether its thread has ended."""
         with self._lock:

@@ -99,6 +99,11 @@ class Migration:
             )
             self._incoming.start(address)
 
+    @property
+    def incoming_uri(self) -> str | None:
+        """Where it listens for a migration, or has listened, with the real port; else None."""
+        return None if self._incoming is None else self._incoming.uri
+
     def proceed(self, state: str) -> None:
         """Go on from pre-switchover."""
         with self._lock:
