@@ -187,18 +187,17 @@ class Incoming:
 
     def _load_all(self, receiver: PageReceiver) -> None:
         """Take all RAM and the guest's state, then let it run."""
-        state: State | None = None
-        while True:
-            message = self._next(receiver)
-            if isinstance(message, State) and state is None:
-                state = message
-                snapshot.load(self._guest, state.guest)
-            elif isinstance(message, End) and state is not None:
-                self._go_on(state.running)
-                return
-            elif not isinstance(message, IterationEnd):
-                name = type(message).__name__.lower()
-                raise FormatError(f"message {name} is out of order")
+        while isinstance(message := self._next(receiver), IterationEnd):
+            pass
+        if not isinstance(message, State):
+            raise _out_of_order(message)
+        n_pages = receiver.normal + receiver.duplicate
+        snapshot.load(self._guest, message.guest)
+        end = self._next(receiver)
+        # Pages that come after the state are none of the guest that was saved.
+        if not isinstance(end, End) or receiver.normal + receiver.duplicate != n_pages:
+            raise _out_of_order(end)
+        self._go_on(message.running)
 
     def _next(self, receiver: PageReceiver) -> AnyMessage:
         message = receiver.receive()
@@ -224,3 +223,7 @@ class Incoming:
     def _status_changed(self, status: MigrationStatus) -> None:
         if self._settings.enabled("events"):
             self._emit("MIGRATION", {"status": status.value})
+
+
+def _out_of_order(message: AnyMessage) -> FormatError:
+    return FormatError(f"message {type(message).__name__.lower()} is out of order")
