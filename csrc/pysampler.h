@@ -483,10 +483,11 @@ struct ps_pace {
  */
 enum { PS_THROTTLE_RUN_NS = 10000000 };
 struct ps_throttle {
-    uint64_t sleep_ns;   /* atomic, set by ps_vcpu_throttle(); 0: no throttle; UINT64_MAX: asleep */
-    uint64_t slept_ns;   /* atomic, state: how long it has slept in all */
-    uint64_t began_ns;   /* state: when its present turn began */
-    uint64_t asleep;     /* state: whether that is a turn of sleep */
+    uint64_t sleep_ns; /* atomic, set by ps_vcpu_throttle(); 0: no throttle; UINT64_MAX: asleep */
+    int64_t slept_ns;  /* atomic, state: how long it has slept in all. Negative while it sleeps: */
+    uint64_t wake_ns;  /* then less the time when it began to, which it does until wake_ns */
+    uint64_t began_ns; /* state: when its present turn began */
+    uint64_t asleep;   /* state: whether that is a turn of sleep */
     uint64_t overrun_ns; /* state: by how much the turn of running before it was too long */
 };
 
@@ -549,6 +550,9 @@ uint64_t ps_pace_missed(struct ps_pace *pace, uint64_t absent_ns, uint64_t left)
  * of running, so that the share of sleep is kept.
  */
 uint64_t ps_throttle_end(struct ps_throttle *throttle, uint64_t now_ns);
+
+/* How long a vCPU has slept by order of a throttle until now_ns, in all. Any thread may ask. */
+uint64_t ps_throttle_slept(const struct ps_throttle *throttle, uint64_t now_ns);
 
 /*
  * Write pages until CLOCK_MONOTONIC reaches until_ns or ps_vcpu_interrupt() is called; bursts

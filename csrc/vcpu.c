@@ -21,8 +21,6 @@ _Static_assert((int)BATCH <= (int)PS_LOG_SPARE,
 
 /* A paced vCPU wakes up this often. */
 static const uint64_t QUANTUM_NS = 1000000;
-/* A throttled one tells at least this often how long it has slept. */
-static const uint64_t SLEEP_NS = 10000000;
 
 /* ---- writes ---- */
 
@@ -219,14 +217,31 @@ static uint64_t pause_vcpu(struct ps_vcpu *vcpu, uint64_t from, uint64_t wake, u
     return pace->last_ns;
 }
 
-/* Sleep as the throttle says, but not longer than it takes to tell how long it has slept: who
+/* A throttled one looks at least this often at what it is told: a word may just miss its sleep. */
+static const uint64_t SLEEP_NS = 10000000;
+
+uint64_t ps_throttle_slept(const struct ps_throttle *throttle, uint64_t now)
+{
+    const int64_t slept_ns = __atomic_load_n(&throttle->slept_ns, __ATOMIC_ACQUIRE);
+    if (slept_ns >= 0)
+        return (uint64_t)slept_ns;
+    const uint64_t wake = __atomic_load_n(&throttle->wake_ns, __ATOMIC_ACQUIRE);
+    const int64_t until = (int64_t)smaller(now, wake);
+    return until > -slept_ns ? (uint64_t)(slept_ns + until) : 0;
+}
+
+/* Sleep as the throttle says. One word tells how long it has slept at any moment meanwhile: who
  * measures it need not wait for the end. What was missed so is up to the workload. */
 static void sleep_throttled(struct ps_vcpu *vcpu, uint64_t now, uint64_t end, uint64_t *left)
 {
+    struct ps_throttle *const throttle = &vcpu->throttle;
+    const int64_t before = throttle->slept_ns;
     const uint64_t wake = smaller(end, now + SLEEP_NS);
-    const uint64_t slept = pause_vcpu(vcpu, now, wake, end, left) - now;
 
-    __atomic_store_n(&vcpu->throttle.slept_ns, vcpu->throttle.slept_ns + slept, __ATOMIC_RELEASE);
+    __atomic_store_n(&throttle->wake_ns, wake, __ATOMIC_RELEASE);
+    __atomic_store_n(&throttle->slept_ns, before - (int64_t)now, __ATOMIC_RELEASE);
+    const uint64_t slept = pause_vcpu(vcpu, now, wake, end, left) - now;
+    __atomic_store_n(&throttle->slept_ns, before + (int64_t)slept, __ATOMIC_RELEASE);
     if (vcpu->pace.writes_per_second)
         *left = ps_pace_missed(&vcpu->pace, slept, *left);
 }

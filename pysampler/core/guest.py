@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pysampler._native import ffi, lib
@@ -184,7 +185,8 @@ class Vcpu:
     @property
     def slept_ns(self) -> int:
         """How long it has slept by order of the throttle, in all."""
-        return int(self._struct.throttle.slept_ns)
+        throttle = ffi.addressof(self._struct, "throttle")
+        return int(lib.ps_throttle_slept(throttle, time.monotonic_ns()))
 
     def interrupt(self) -> None:
         """Make `run` return, now and whenever it is called, until `resume`."""

@@ -268,10 +268,7 @@ class Guest:
                 thread.throttle(percentage)
 
     def throttled_ns(self) -> tuple[int, ...]:
-        """Return how long each vCPU has slept by order of `throttle`, in all.
-
-        A vCPU that sleeps says so at least every 10 ms.
-        """
+        """Return how long each vCPU has slept by order of `throttle` until now, in all."""
         return tuple(thread.throttled_ns for thread in self._threads)
 
     def note_rates(self) -> None:

@@ -52,6 +52,14 @@ class Control(Protocol):
     def wants_sync(self, now_ms: int, sync_count: int) -> bool:
         """Return whether a sync is due that the threshold has not asked for."""
 
+    def begin_ticks(self, *, sent: int, dirtied: int) -> None:
+        """Learn what was before the first window that `tick` is told of.
+
+        Args:
+            sent: bytes since the migration began.
+            dirtied: bytes of the pages that were written since, and were not waiting to be sent.
+        """
+
     def tick(self, *, sent: int, written: int, dirtied: int, idle: bool) -> None:
         """Look at a window that has ended, once the bulk pass is over.
 
@@ -80,6 +88,9 @@ class NoControl:
     def wants_sync(self, now_ms: int, sync_count: int) -> bool:  # noqa: ARG002 - see Control
         """Return False."""
         return False
+
+    def begin_ticks(self, *, sent: int, dirtied: int) -> None:
+        """Do nothing."""
 
     def tick(self, *, sent: int, written: int, dirtied: int, idle: bool) -> None:
         """Do nothing."""
@@ -178,27 +189,24 @@ class AggressionControl(NoControl):
         self._settings = settings
         self._clock = clock
         self._state = Aggression()
-        self._ticked = False
         self._target = 1.0
         self._ran = 1.0
         self._passes = (True, True)
         self._stalled_ns = 0
         self._looked = clock.now_ns(), sum(guest.throttled_ns())
 
-    def check(self, dirty_bytes: int, sent_bytes: int) -> None:
+    def begin_ticks(self, *, sent: int, dirtied: int) -> None:
         """Count what was before the first tick: progress is that of the whole migration."""
-        state = self._state
-        if not self._ticked:
-            self._state = state._replace(
-                sum_sent=state.sum_sent + sent_bytes, sum_dirtied=state.sum_dirtied + dirty_bytes
-            )
+        self._state = self._state._replace(sum_sent=sent, sum_dirtied=dirtied)
+        self._looked = self._clock.now_ns(), sum(self._guest.throttled_ns())
 
     def tick(self, *, sent: int, written: int, dirtied: int, idle: bool) -> None:
         """Learn from a window, and set the share for the next one."""
         now, slept = self._clock.now_ns(), sum(self._guest.throttled_ns())
         n_vcpus = len(self._guest.writes())
         share = (slept - self._looked[1]) / n_vcpus / max(now - self._looked[0], 1)
-        self._ran = min(max(1 - share, 0.0), 1.0)
+        # A guest that is paused writes nothing, however long it may: that says nothing of it.
+        self._ran = min(max(1 - share, 0.0), 1.0) if self._guest.running else 0.0
         self._stalled_ns += (slept - self._looked[1]) // n_vcpus
         self._looked = now, slept
         level = float(self._settings.value(AGGRESSION_LEVEL))
@@ -206,7 +214,7 @@ class AggressionControl(NoControl):
         result = aggression_tick(
             self._state, AggressionTick(sent, written, dirtied, self._ran, idle, averages), level
         )
-        self._state, self._ticked = result.state, True
+        self._state = result.state
         self._target = result.ran
         self._passes = result.averages_pass, result.sums_pass
         self._guest.throttle(100 * (1 - result.ran) if result.ran >= _LEAST_SHARE else 100)

@@ -96,6 +96,7 @@ class Precopy:
         self._clock = clock
         self._synced = synced
         self._iterations = 0
+        self._new_pages = 0  # newly dirty since the beginning
         self._period_pages = 0  # newly dirty since dirty_pages_rate was accounted for
         self._accounted_ms = 0  # when that was
         self._accounted_bytes = 0  # and how many had been sent then
@@ -188,6 +189,7 @@ class Precopy:
                 written += int(np.count_nonzero(np.unpackbits(taken.view(np.uint8))))
             new += mark_dirty(taken, dirty)
         self._sender.pending += new
+        self._new_pages += new
         self._period_pages += new
         self._tick_pages = self._tick_pages[0] + written, self._tick_pages[1] + new
 
@@ -219,6 +221,10 @@ class Precopy:
                 written=written * PAGE_SIZE,
                 dirtied=new * PAGE_SIZE,
                 idle=self._idle,
+            )
+        else:
+            self._control.begin_ticks(
+                sent=self._sender.transferred, dirtied=self._new_pages * PAGE_SIZE
             )
         self._ticking = True
         self._tick_pages = 0, 0
