@@ -18,8 +18,15 @@ def make_guest(
 ):
     specs = [BlockSpec("pc.ram", pages * 4096), *blocks]
     ram = allocate(specs, zero=1.0 if incoming else zero, content=content, seed=seed)
-    phases = Phases.steady(assign(list(words) or ["idle"], vcpus))
-    return Guest(ram, phases, seed, incoming=incoming)
+    return Guest(ram, make_phases(words, vcpus), seed, incoming=incoming)
+
+
+def make_phases(words, vcpus):
+    """Return what `make_guest` is given: workloads, or lengths and workloads of phases."""
+    if words and isinstance(words[0], tuple):
+        phases = ((length_ns, assign([word], vcpus)) for length_ns, word in words)
+        return Phases(tuple(phases), repeat=False)
+    return Phases.steady(assign(list(words) or ["idle"], vcpus))
 
 
 class End:
