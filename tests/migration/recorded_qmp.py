@@ -9,12 +9,16 @@ RECORDED = Path(__file__).parents[1] / "golden/migration/transcript.jsonl"
 
 @dataclass(frozen=True)
 class Line:
-    """One line: `side` is src or dst; `sent` to QEMU, or come from it; `message` its JSON."""
+    """One line: `side` is src or dst; `sent` to QEMU, or come from it; `message` its JSON.
+
+    Where a QEMU ended there is no message but a `remark`: "connection closed" or "exit code N".
+    """
 
     t_ms: int
     side: str
     sent: bool
     message: dict
+    remark: str = ""
 
 
 def sections():
@@ -24,9 +28,11 @@ def sections():
         one = json.loads(text)
         if "section" in one:
             lines = found[one["section"]] = []
-        elif one["line"].startswith("{"):  # else a remark of the recorder's
+        elif one["line"].startswith("{"):
             message = json.loads(one["line"])
             lines.append(Line(one["t"], one["side"], one["dir"] == "C", message))
+        elif not one["line"]:
+            lines.append(Line(one["t"], one["side"], False, {}, one["note"]))
     return found
 
 

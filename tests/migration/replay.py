@@ -1,11 +1,14 @@
 """Replays what was recorded of a QEMU's migrations against two emulated guests.
 
 Each recorded command is sent in its turn, once the events that came before it have come. Replies
-and events must be those that were recorded, but for times and counts.
+and events must be those that were recorded, but for times and counts. A guest ends where the QEMU
+did.
 """
 
 import json
+import os
 import re
+import select
 import socket
 import time
 from contextlib import ExitStack
@@ -62,11 +65,6 @@ def is_pass(message):
     return message.get("event") == "MIGRATION_PASS"
 
 
-def _is_event(message):
-    # The recorder ended both QEMUs by a quit that it did not note down.
-    return message.get("event") not in (None, "SHUTDOWN")
-
-
 class Side:
     """One guest and its monitor."""
 
@@ -86,8 +84,7 @@ class Side:
         message = json.loads(self.client.line())
         if "event" not in message:
             return message
-        if _is_event(message):
-            self.events.append(message)
+        self.events.append(message)
         return None
 
     def ask(self, request):
@@ -97,6 +94,19 @@ class Side:
         while (reply := self.read()) is None:
             pass
         return reply, self.events[before:]
+
+    def read_to_the_end(self):
+        """Read events until the guest closes the connection."""
+        while line := self.client.line():
+            self.events.append(json.loads(line))
+
+    def exit_code(self):
+        """Return the exit code of the guest, which is about to end."""
+        with open(os.pidfd_open(self.guest.pid), "rb") as pidfd:
+            assert select.select([pidfd], [], [], TIMEOUT_S)[0], "the guest does not end"
+        ended = os.waitid(os.P_PID, self.guest.pid, os.WEXITED | os.WNOWAIT)
+        assert ended.si_code == os.CLD_EXITED
+        return ended.si_status
 
 
 class Replay:
@@ -163,9 +173,13 @@ class Replay:
         """Replay lines; compare what comes with what was recorded."""
         waiting = {"src": [], "dst": []}
         sent_at = {}
+        asked_to_quit = set()
         begin = None
         for line in lines:
-            if "QMP" in line.message:
+            if line.remark:
+                self._end(line)
+            elif "QMP" in line.message:
+                asked_to_quit.discard(line.side)
                 self._start(line.side)
             elif line.sent:
                 if line.message["execute"] in _LEFT_OUT:
@@ -176,6 +190,8 @@ class Replay:
                     time.sleep(min(LONGEST_PAUSE_S, max(0, line.t_ms - begin) / 1000))
                 begin = line.t_ms
                 waiting[line.side].append(line)
+                if line.message["execute"] == "quit":
+                    asked_to_quit.add(line.side)
                 sent_at[line.side] = len(self._expected[line.side])
             elif "event" not in line.message:
                 command = waiting[line.side].pop(0)
@@ -183,16 +199,34 @@ class Replay:
                     before = self._expected[line.side][sent_at[line.side] :]
                     self._exchange(command, line, before)
                     begin = line.t_ms
-            elif _is_event(line.message):
+            else:
+                if line.message["event"] == "SHUTDOWN" and line.side not in asked_to_quit:
+                    # The recorder did not note down that it ended a QEMU by a quit.
+                    self._catch_up()
+                    reply, _ = self._sides[line.side].ask({"execute": "quit"})
+                    assert reply == {"return": {}}
                 self._expected[line.side].append(line.message)
         self._catch_up()
-        for name, side in self._sides.items():
-            expected = [settled(one) for one in self._expected[name] if not is_pass(one)]
-            assert [settled(one) for one in side.events if not is_pass(one)] == expected
-            passes = [one["data"]["pass"] for one in side.events if is_pass(one)]
-            # Each migration counts from 1; nobody sets the count but it.
-            for earlier, later in zip([0, *passes], passes, strict=False):
-                assert later in (earlier + 1, 1)
+        for name in self._sides:
+            self._compare_events(name)
+
+    def _end(self, line):
+        """A QEMU has ended, or has told its exit code."""
+        side = self._sides[line.side]
+        if line.remark == "connection closed":
+            side.read_to_the_end()
+            self._compare_events(line.side)
+        else:
+            assert f"exit code {side.exit_code()}" == line.remark
+
+    def _compare_events(self, name):
+        events = self._sides[name].events
+        expected = [settled(one) for one in self._expected[name] if not is_pass(one)]
+        assert [settled(one) for one in events if not is_pass(one)] == expected
+        passes = [one["data"]["pass"] for one in events if is_pass(one)]
+        # Each migration counts from 1; nobody sets the count but it.
+        for earlier, later in zip([0, *passes], passes, strict=False):
+            assert later in (earlier + 1, 1)
 
     def _exchange(self, command, expected, before):
         side = self._sides[command.side]
