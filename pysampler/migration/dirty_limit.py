@@ -44,7 +44,6 @@ class _Limit:
         method: of `METHODS`.
         pause_s: v1: how long a percentage is applied before the rate is measured again.
         due_s: time.monotonic() from when on its next measurement may begin.
-        sleep_us: merged: what it sleeps at each full ring.
         percentage: v1: the last one that was not 0, or else 0; None before the first.
     """
 
@@ -52,7 +51,6 @@ class _Limit:
     method: str
     pause_s: float
     due_s: float = 0.0
-    sleep_us: int = 0
     percentage: int | None = None
 
 
@@ -77,6 +75,9 @@ class DirtyLimits:
         self._lock = threading.Lock()  # guards all that follows
         self._limits: dict[int, _Limit] = {}
         self._rates = [0] * self._n_vcpus  # MiB/s, of the last period
+        # merged: what each sleeps at a full ring while it is limited. QEMU never resets it, so the
+        # next limit of a vCPU begins where the last one ended.
+        self._sleep_us = [0] * self._n_vcpus
         self._max_rate = 0  # MiB/s, of any vCPU as long as the guest lives
         self._rings: RingUser | None = None
         self._thread: threading.Thread | None = None
@@ -151,7 +152,14 @@ class DirtyLimits:
     def throttle_us(self) -> int:
         """Return the longest sleep of a vCPU at a full ring, in us."""
         with self._lock:
-            return max((limit.sleep_us for limit in self._limits.values()), default=0)
+            return max(
+                (
+                    self._sleep_us[index]
+                    for index, limit in self._limits.items()
+                    if limit.method == "merged"
+                ),
+                default=0,
+            )
 
     def ring_full_us(self) -> int:
         """Return in how many us a vCPU fills its ring, at the highest rate so far.
@@ -193,6 +201,8 @@ class DirtyLimits:
             return
         self._let_go(index)
         self._limits[index] = _Limit(quota, method, pause_s)
+        if method == "merged" and self._rings is not None:
+            self._rings.sleep_at_full(index, self._sleep_us[index] * 1000)
 
     def _let_go(self, index: int) -> None:
         limit = self._limits.pop(index, None)
@@ -263,18 +273,21 @@ class DirtyLimits:
                 is_v1 = limit is not None and limit.method == "v1"
                 self._rates[index] = dirty_limit_rate(count, ms, whole_mib=is_v1)
                 if limit is not None and limit.due_s <= began_ns / 1e9:
-                    (self._adjust_v1 if is_v1 else self._adjust)(rings, index, limit)
+                    if is_v1:
+                        self._adjust_v1(index, limit)
+                    else:
+                        self._adjust(rings, index, limit.quota)
 
-    def _adjust(self, rings: RingUser, index: int, limit: _Limit) -> None:
-        limit.sleep_us, self._max_rate = dirty_limit_sleep(
-            limit.quota,
+    def _adjust(self, rings: RingUser, index: int, quota: int) -> None:
+        self._sleep_us[index], self._max_rate = dirty_limit_sleep(
+            quota,
             self._rates[index],
             self._ring_mib,
-            DirtyLimitSleep(limit.sleep_us, self._max_rate),
+            DirtyLimitSleep(self._sleep_us[index], self._max_rate),
         )
-        rings.sleep_at_full(index, limit.sleep_us * 1000)
+        rings.sleep_at_full(index, self._sleep_us[index] * 1000)
 
-    def _adjust_v1(self, _: RingUser, index: int, limit: _Limit) -> None:
+    def _adjust_v1(self, index: int, limit: _Limit) -> None:
         rate = self._rates[index]
         if limit.percentage is None:
             percentage = limit.percentage = restraint_first(limit.quota, rate)

@@ -162,6 +162,18 @@ def test_a_vcpu_at_a_full_ring_goes_on_when_its_limit_is_cancelled(make_limits):
     limits.cancel()
 
 
+def test_the_next_limit_begins_with_the_sleep_of_the_last_one(make_limits):
+    """As recorded of QEMU 10: it tells the sleep of an earlier limit before a period has ended."""
+    _, limits = make_limits(WRITER)
+    limits.set(1)
+    wait_for(lambda: limits.throttle_us() > 100_000)
+    limits.cancel()
+    limits.set(200)
+    rates = [rate for _, _, rate in limits.query()]
+    assert limits.throttle_us() > 100_000
+    assert rates == [0]  # so no period has ended
+
+
 def test_the_last_cancel_waits_for_the_period_and_no_longer(make_limits):
     _, limits = make_limits("idle", period_ms=400)
     limits.set(10)
