@@ -58,6 +58,10 @@ def test_dirty_limit(tmp_path):
 
 def test_what_is_refused_before_a_post_copy(tmp_path):
     lines = SECTIONS["post-copy with blocktime, 2 vCPUs"]
-    begun = next(i for i, line in enumerate(lines) if line.message.get("execute") == "migrate")
-    with Replay(tmp_path, {"src": (*GUEST, "--workload", QUIET)}) as guests:
-        guests.run([line for line in lines[:begun] if line.side == "src"])
+    commands = [line.message.get("execute") for line in lines]
+    # A guest that is set for a post-copy refuses by name to listen, and to migrate.
+    listens, migrates = commands.index("migrate-incoming"), commands.index("migrate")
+    source = [line for line in lines[listens:migrates] if line.side == "src"]
+    words = (*GUEST, "--workload", QUIET)
+    with Replay(tmp_path, {"src": words, "dst": (*words, "--incoming", "defer")}) as guests:
+        guests.run(lines[:listens] + source)
