@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -156,9 +157,13 @@ class Incoming:
         if not isinstance(start, Start):
             raise FormatError("it does not begin with its blocks")
         self._check_fits(start)
-        self._load_all(receiver)
+        running = self._load_all(receiver)
+        returns = "return-path" in start.capabilities
+        if returns and _has_hung_up(connection):  # it was cancelled: the guest runs there
+            raise FormatError(_CUT_SHORT)
+        self._go_on(running)
         self._status.change(_Status.COMPLETED)
-        if "return-path" in start.capabilities:
+        if returns:
             connection.sendall(encode(Ack(loaded=True)))
 
     def _check_fits(self, start: Start) -> None:
@@ -185,8 +190,8 @@ class Incoming:
                 f" start this guest with --vcpus {start.vcpus}"
             )
 
-    def _load_all(self, receiver: PageReceiver) -> None:
-        """Take all RAM and the guest's state, then let it run."""
+    def _load_all(self, receiver: PageReceiver) -> bool:
+        """Take all RAM and the guest's state; return whether it ran."""
         while isinstance(message := self._next(receiver), IterationEnd):
             pass
         if not isinstance(message, State):
@@ -197,7 +202,7 @@ class Incoming:
         # Pages that come after the state are none of the guest that was saved.
         if not isinstance(end, End) or receiver.normal + receiver.duplicate != n_pages:
             raise _out_of_order(end)
-        self._go_on(message.running)
+        return message.running
 
     def _next(self, receiver: PageReceiver) -> AnyMessage:
         message = receiver.receive()
@@ -227,3 +232,10 @@ class Incoming:
 
 def _out_of_order(message: AnyMessage) -> FormatError:
     return FormatError(f"message {type(message).__name__.lower()} is out of order")
+
+
+def _has_hung_up(connection: socket.socket) -> bool:
+    """Return whether the other end waits for no answer any more."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))

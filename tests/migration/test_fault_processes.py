@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -395,3 +396,40 @@ def test_nothing_of_another_users_is_used(start, tmp_path):
     finally:
         server.kill()
         server.communicate()
+
+
+# ---- one of both runs ----
+
+
+def test_a_cancel_at_the_last_moment_leaves_one_guest_running(start, tmp_path):
+    rng = random.Random(1)
+    slow = (*WORDS, "--link-speed", "50MiB/s")  # all 24 MiB are left for the last pass
+    source = start("source", *slow)
+    for number in range(8):
+        there = f"unix:{tmp_path}/link-{number}"
+        other = start(f"other-{number}", *slow, "--incoming", there)
+        source.set(downtime_limit=60_000)
+        source.ask("migrate", uri=there)
+        source.wait_for("device")
+        time.sleep(rng.uniform(0.42, 0.5))
+        source.ask("migrate_cancel")
+        if source.wait_for("cancelled", "completed", limit_s=END_S)["status"] == "completed":
+            other.wait_for("completed")
+            assert source.run_state() == "postmigrate"
+            assert other.writes_go_on()
+            source = other
+        else:
+            assert other.ended()[0] == 1
+            assert source.writes_go_on()
+            assert source.run_state() == "running"
+
+
+def test_ram_of_another_size_is_told_at_the_destination(start, uri):
+    source = start("source")
+    other = start("other", "--memory", "16M", "--incoming", uri)
+    source.ask("migrate", uri=uri)
+    code, words = other.ended()
+    assert code == 1
+    assert "pc.ram has 32 MiB there and 16 MiB here; start this guest with the same size" in words
+    assert source.wait_for("failed", limit_s=END_S)["error-desc"] in LOST
+    assert source.writes_go_on()

@@ -2,13 +2,16 @@
 """What anybody may send to a listening guest: it says so in one line, or waits and still answers."""
 
 import json
+import signal
 import socket
 import time
 
 import pytest
 from guests import END_S, MIB, Process
+from pair import make_guest
 
-from pysampler.migration.stream import Start, encode
+from pysampler.guest import snapshot
+from pysampler.migration.stream import End, Start, State, encode
 
 WORDS = ("--memory", "16M", "--workload", "uniform:wps=5k")
 
@@ -134,6 +137,27 @@ def test_a_source_waits_for_no_answer_that_is_garbage(tmp_path):
         assert source.writes_go_on()
     finally:
         source.close()
+
+
+@pytest.mark.parametrize("returns", [False, True])
+def test_a_source_that_was_cancelled_before_the_answer_keeps_its_guest(waiting, returns):
+    """Without a return path it has completed, and the guest must run here."""
+    guest = make_guest("uniform:wps=5k", pages=4096)
+    state = State(running=True, guest=snapshot.save(guest))
+    guest.close()
+    with connect(waiting) as peer:
+        waiting.wait_for("active")
+        waiting.signal(signal.SIGSTOP)
+        peer.sendall(start(capabilities=("return-path",) * returns) + encode(state) + encode(End()))
+        peer.shutdown(socket.SHUT_RDWR)
+        waiting.signal(signal.SIGCONT)
+        if returns:
+            code, said = waiting.ended()
+            assert code == 1
+            assert said == "pysampler guest: load of migration failed: Invalid argument\n"
+        else:
+            assert waiting.wait_for("completed") == {"status": "completed"}
+            assert waiting.writes_go_on()
 
 
 @pytest.mark.parametrize("mode", ["page-sampling", "dirty-bitmap", "dirty-ring"])
