@@ -205,14 +205,15 @@ class Outgoing:
 
     def _migrate(self) -> None:
         begin_ms = _now_ms()
-        connection = connect(self._address, self._stop)
-        with self._lock:
-            if not self._is_active():
-                connection.close()
-                raise _EndedError
-            self._socket = connection
+        # Before it connects: a destination that is left has had its chance.
         log = self._guest.shared_log.bitmap()
         try:
+            connection = connect(self._address, self._stop)
+            with self._lock:
+                if not self._is_active():
+                    connection.close()
+                    raise _EndedError
+                self._socket = connection
             self._send_ram(connection, log, begin_ms)
         finally:
             log.close()

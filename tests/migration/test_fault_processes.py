@@ -398,6 +398,19 @@ def test_nothing_of_another_users_is_used(start, tmp_path):
         server.communicate()
 
 
+def test_a_guest_that_is_being_measured_migrates_afterwards(make_pair, uri):
+    source, other = make_pair()
+    source.qmp.execute("calc-dirty-rate", {"calc-time": 1, "mode": "dirty-bitmap"})
+    source.ask("migrate", uri=uri)
+    assert "wait until that has ended" in source.wait_for("failed")["error-desc"]
+    while source.ask("query-dirty-rate")["status"] != "measured":
+        time.sleep(0.05)
+    assert other.info()["status"] == "setup"  # nobody has bothered it
+    source.ask("migrate", uri=uri)
+    source.wait_for("completed")
+    other.wait_for("completed")
+
+
 # ---- one of both runs ----
 
 
