@@ -8,7 +8,9 @@ from pysampler.migration.settings import Settings
 
 
 class Guest:
-    """Two vCPUs that are never throttled."""
+    """Two vCPUs that never sleep, whatever is asked of them."""
+
+    running = True
 
     def __init__(self):
         self.throttled = None
