@@ -187,6 +187,8 @@ def test_a_guest_that_migrates_is_sampled(pair, mode):
     process = migrate(source, other, "--bandwidth", "1MiB/s")
     wait_for_line(process, "pass 1")
     words = ("--pid", source.pid, "--mode", mode, "--calc-time", "1s")
+    if mode == "page-sampling":
+        words += ("--sample-pages", "16384")  # 512 pages: 6.9 MiB +- 0.6, so 6 sigma to 3 MiB
     code, out, err = said(pysampler("sample", *words))
     assert code == 0, err
     # 4000 writes a second into 8 MiB dirty a good 7 MiB of them.
