@@ -7,7 +7,7 @@ FUZZ_STREAMS ?= 1000000
 TESTS ?= tests
 # Tests of one file run in one process, as some share a guest or a limit of it. Files come in their
 # order: by default those of few tests come last, and some of these take a minute.
-PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
+PARALLEL ?= -n 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
