@@ -212,7 +212,8 @@ int ps_aggression_tick(struct ps_aggression *state, const struct ps_aggression_t
         state->mean_sent = averaged(state->mean_sent, tick->sent, !state->judged);
         state->mean_dirtied = averaged(state->mean_dirtied, tick->dirtied, !state->judged);
         state->judged = 1;
-        passed |= state->mean_sent > state->mean_dirtied ? PS_AGGRESSION_AVERAGES_PASS : 0;
+        if (state->mean_sent * (1 - NEW_WEIGHT) > state->mean_dirtied)
+            passed |= PS_AGGRESSION_AVERAGES_PASS;
         if (passed == (PS_AGGRESSION_AVERAGES_PASS | PS_AGGRESSION_SUMS_PASS))
             state->factor = fmin(1, state->factor / FACTOR_STEP);
         else

@@ -789,8 +789,10 @@ struct ps_aggression_tick { /* 100 ms */
     int32_t averages;       /* 1: M is a ratio of averages; 0: an average of ratios, at most 1 */
 };
 
+/* At level 0 a steady guest dirties as much as is sent. Averages that one tick could turn over must
+ * not count as progress then, or nothing is ever gained: they have to differ by its weight, 1 %. */
 enum ps_aggression_passed { /* what has been sent is more than what was dirtied: */
-                            PS_AGGRESSION_AVERAGES_PASS = 1, /* by running averages */
+                            PS_AGGRESSION_AVERAGES_PASS = 1, /* by running averages, by 1 % */
                             PS_AGGRESSION_SUMS_PASS = 2,     /* over the whole migration */
 };
 

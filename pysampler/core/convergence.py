@@ -228,7 +228,8 @@ class AggressionTarget(NamedTuple):
     Attributes:
         state: for the next tick.
         ran: the share of the time for which the vCPUs are to run, 0 to 1.
-        averages_pass: the running average of what is sent is above that of what is dirtied.
+        averages_pass: the running average of what is sent is above that of what is dirtied, by the
+            weight of one tick at least (1 %).
         sums_pass: more has been sent in all than was dirtied.
     """
 

@@ -211,8 +211,10 @@ class AggressionControl(NoControl):
         self._looked = now, slept
         level = float(self._settings.value(AGGRESSION_LEVEL))
         averages = self._settings.value(AGGRESSION_RATIO) == "averages"
+        # In so short a time nobody can tell what it writes: they slept.
+        ran = self._ran if self._ran >= _LEAST_SHARE else 0.0
         result = aggression_tick(
-            self._state, AggressionTick(sent, written, dirtied, self._ran, idle, averages), level
+            self._state, AggressionTick(sent, written, dirtied, ran, idle, averages), level
         )
         self._state = result.state
         self._target = result.ran
@@ -239,7 +241,7 @@ class AggressionControl(NoControl):
         }
 
 
-# Below this share the vCPUs sleep until a tick says otherwise.
+# Below this share the vCPUs sleep until a tick says otherwise, and a tick is no sample.
 _LEAST_SHARE = 0.01
 
 
