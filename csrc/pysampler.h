@@ -441,6 +441,8 @@ enum ps_effect {                 /* what a write does */
                                     from 1 */
                  PS_EFFECT_SILENT, /* stores what is there already */
                  PS_EFFECT_FREE,   /* the whole page becomes zero */
+                 PS_EFFECT_READ,   /* loads what is there: no write, so neither log nor stamp; the
+                                      counter counts it */
 };
 
 enum ps_kv_write {               /* what the operations of a store that are no reads do */

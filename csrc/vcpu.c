@@ -57,6 +57,11 @@ static inline void write_target(struct ps_vcpu *vcpu, const struct ps_dirty_log 
     const uint64_t vfn = target / PAGE;
     uint64_t *const word = (uint64_t *)((char *)vcpu->base + (target & ~SILENT));
 
+    if (vcpu->effect == PS_EFFECT_READ) {
+        (void)__atomic_load_n(word, __ATOMIC_RELAXED);
+        __atomic_store_n(vcpu->writes, count, __ATOMIC_RELEASE);
+        return;
+    }
     if (vcpu->effect == PS_EFFECT_FREE) {
         uint64_t *const page = (uint64_t *)((char *)vcpu->base + vfn * PAGE);
         for (int i = 0; i < WORDS; i++)

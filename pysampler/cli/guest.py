@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[VCPU=]WORKLOAD",
         help="e.g. uniform:wps=500k, hotcold:hot=10%%,hits=90%%, zipf:theta=0.99, sweep, kv:mix=A, "
-        "idle (the default); burst:on=200ms,off=800ms,of=..., silent:of=..., free:of=...; all take "
-        "wps=, ws=, block=, lag=. One for all vCPUs, or one for each",
+        "idle (the default); burst:on=200ms,off=800ms,of=..., silent:of=..., free:of=..., "
+        "read:of=...; all take wps=, ws=, block=, lag=. One for all vCPUs, or one for each",
     )
     parser.add_argument(
         "--workload-file", metavar="FILE", help="a schedule of phases, JSON or TOML"

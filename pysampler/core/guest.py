@@ -41,6 +41,7 @@ class Effect(enum.IntEnum):
     MARK = lib.PS_EFFECT_MARK
     SILENT = lib.PS_EFFECT_SILENT
     FREE = lib.PS_EFFECT_FREE
+    READ = lib.PS_EFFECT_READ  # none: it loads
 
 
 class KvWrite(enum.IntEnum):

@@ -13,6 +13,7 @@ A workload is ``NAME`` or ``NAME:KEY=VALUE,...``:
 ``burst:on=200ms,off=800ms,of=WORKLOAD``       the workload for 200 ms, then nothing for 800 ms
 ``silent:of=WORKLOAD``                         its writes store what is there already
 ``free:of=WORKLOAD``                           its writes make whole pages zero
+``read:of=WORKLOAD``                           it reads the pages, and counts that as its writes
 =============================================  ================================================
 
 ``of=`` comes last and takes all the rest; without it the workload inside is ``uniform``. All take
@@ -198,12 +199,14 @@ _WRAPPERS: dict[str, dict[str, Callable[[str, str], Any]]] = {
     "burst": {"on": _milliseconds, "off": _milliseconds},
     "silent": {},
     "free": {},
+    "read": {},
 }
+_MAX_DEPTH = 3  # of workloads around a pattern
 
 
 def _parse(text: str, depth: int) -> Workload:
     name, _, rest = text.partition(":")
-    if name in _WRAPPERS and depth < len(_WRAPPERS):
+    if name in _WRAPPERS and depth < _MAX_DEPTH:
         return _parse_wrapper(name, rest, depth)
     if name not in _PATTERNS:
         known = ", ".join((*_PATTERNS, *_WRAPPERS))
@@ -236,6 +239,8 @@ def _parse_wrapper(name: str, rest: str, depth: int) -> Workload:
         return replace(workload, effect=Effect.SILENT)
     if name == "free":
         return replace(workload, effect=Effect.FREE)
+    if name == "read":
+        return replace(workload, effect=Effect.READ)
     values = _parse_options(name, ",".join(own), parsers)
     if len(values) < 2:
         raise UsageError("workload burst: needs on= and off=, as in burst:on=200ms,off=800ms")

@@ -28,6 +28,7 @@ from pysampler.guest.workload import parse_count, parse_fraction
         ("burst:on=1s,off=2s,wps=5k", {"wps": 5000, "on_ms": 1000, "off_ms": 2000}),
         ("burst:on=1s,off=2s,of=zipf:theta=2,wps=7", {"theta": 2.0, "wps": 7, "off_ms": 2000}),
         ("silent", {"pattern": Pattern.UNIFORM, "effect": Effect.SILENT}),
+        ("read:of=sweep", {"pattern": Pattern.SWEEP, "effect": Effect.READ}),
         ("silent:of=sweep", {"pattern": Pattern.SWEEP, "effect": Effect.SILENT}),
         ("free:of=burst:on=1s,off=1s,of=sweep:ws=8K", {"effect": Effect.FREE, "ws": 8192, "on_ms": 1000}),
     ],

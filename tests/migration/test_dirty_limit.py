@@ -106,6 +106,20 @@ def test_a_vcpu_that_fills_no_ring_in_a_period_is_not_slowed(make_limits):
     assert limits.query()[1][2] == 0
 
 
+def test_a_reader_on_a_limited_guest_keeps_its_reads(make_limits):
+    guest, limits = make_limits(WRITER, "read:of=uniform:ws=192M,wps=51k,lag=0ms")
+    limits.set(30)
+    time.sleep(2.5)
+
+    def only_the_writer_is_slowed():
+        writes, reads = written(guest, 1)
+        return writes < 51_000 / 1.5 and reads > 51_000 * 0.9
+
+    wait_for(only_the_writer_is_slowed)
+    assert guest.throttled_ns()[1] == 0
+    assert limits.query()[1] == (1, 30, 0)
+
+
 def test_a_vcpu_whose_sleep_is_longer_than_a_period_has_a_ring_in_each(make_limits):
     """As recorded of QEMU 10: quota 20 with 16384 entries rests at 63 while the sleep grows."""
     _, limits = make_limits(WRITER, ring=16384)
