@@ -26,8 +26,8 @@ from pysampler.migration.settings import (
 from pysampler.qemu.migration import THROTTLE_SYNC_MS
 
 if TYPE_CHECKING:
+    from pysampler.clock import Clock
     from pysampler.guest.guest import Guest
-    from pysampler.migration.clock import MigrationClock
     from pysampler.migration.dirty_limit import DirtyLimits
     from pysampler.migration.settings import Settings
 
@@ -106,7 +106,7 @@ class NoControl:
 class AutoConvergeControl(NoControl):
     """auto-converge: all vCPUs sleep for a share of their time, which grows in steps."""
 
-    def __init__(self, guest: Guest, settings: Settings, clock: MigrationClock) -> None:
+    def __init__(self, guest: Guest, settings: Settings, clock: Clock) -> None:
         self._guest = guest
         self._settings = settings
         self._percentage = 0
@@ -184,7 +184,7 @@ class AggressionControl(NoControl):
 
     ticks = True
 
-    def __init__(self, guest: Guest, settings: Settings, clock: MigrationClock) -> None:
+    def __init__(self, guest: Guest, settings: Settings, clock: Clock) -> None:
         self._guest = guest
         self._settings = settings
         self._clock = clock
@@ -245,9 +245,7 @@ class AggressionControl(NoControl):
 _LEAST_SHARE = 0.01
 
 
-def choose_control(
-    guest: Guest, settings: Settings, clock: MigrationClock, limits: DirtyLimits
-) -> Control:
+def choose_control(guest: Guest, settings: Settings, clock: Clock, limits: DirtyLimits) -> Control:
     """Return the control whose capability is on. The settings take one at most."""
     if settings.enabled("auto-converge"):
         return AutoConvergeControl(guest, settings, clock)

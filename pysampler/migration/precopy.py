@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pysampler.clock import Clock
     from pysampler.core import PageSender
-    from pysampler.migration.clock import MigrationClock
     from pysampler.migration.convergence import Control
     from pysampler.migration.settings import Settings
 
@@ -78,7 +78,7 @@ class Precopy:
         log: DirtySource,
         settings: Settings,
         control: Control,
-        clock: MigrationClock,
+        clock: Clock,
         synced: Callable[[int], object],
     ) -> None:
         self.sync_count = 0
